@@ -14,8 +14,10 @@ from guard.gate import Gate
 from guard.judge import Judge
 from guard.labels import Labels
 from guard.policy import Messages, Policy
+from guard.profile import Profile
 from guard.prompt import Prompt
 from guard.query import Query
+from guard.reading import read_verdict
 from guard.retry import Retry
 from guard.thresholds import Thresholds
 from guard.verdict import Usage, Verdict
@@ -34,6 +36,7 @@ __all__ = [
     "Labels",
     "Messages",
     "Policy",
+    "Profile",
     "ProfileMismatch",
     "Prompt",
     "Query",
@@ -45,4 +48,5 @@ __all__ = [
     "Usage",
     "Verdict",
     "__version__",
+    "read_verdict",
 ]

@@ -1,14 +1,14 @@
 """A decision: what is done with one query, and the record of why."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from guard.errors import UNMEASURED_KINDS
+from guard.errors import UNMEASURED_KINDS, Tried
 from guard.query import Query
 from guard.thresholds import Thresholds
-from guard.verdict import Usage, Verdict
+from guard.verdict import Verdict
 
 Mode = Literal["enforce", "shadow"]
 
@@ -61,10 +61,11 @@ class Decision:
         mode: ``enforce``, or ``shadow`` (decided and recorded, never acted on).
         deployment: the name of the deployment, or ``None``.
         model: the judge's model as requested, or ``None`` where there is none.
-        fingerprint: the judge's fingerprint.
+        fingerprint: of the judge that measured it; of the gate's judge where none did.
         cached: whether the verdict came from a cache.
         elapsed_seconds: wall-clock time of the whole trip, retries and waits included.
         query: the query itself; never part of `to_dict`.
+        tried: judges of a chain that gave no verdict, in order, and why each was left.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Decision:
     cached: bool
     elapsed_seconds: float
     query: Query = field(repr=False)
+    tried: tuple[Tried, ...] = ()
 
     @property
     def enforced(self) -> bool:
@@ -136,18 +138,10 @@ class Decision:
             "coverage": verdict and verdict.coverage,
             "cached": self.cached,
             "elapsed_seconds": self.elapsed_seconds,
-            "usage": verdict and _usage_dict(verdict.usage),
+            "usage": verdict and verdict.usage and asdict(verdict.usage),
+            "p_underspecified": verdict and verdict.p_underspecified,
+            "tried": [asdict(each) for each in self.tried],
             "message": self.message,
             "question_hash": self.query.question_hash,
             "contexts_hash": self.query.contexts_hash,
         }
-
-
-def _usage_dict(usage: Usage | None) -> dict[str, int | None] | None:
-    if usage is None:
-        return None
-    return {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cached_tokens": usage.cached_tokens,
-    }

@@ -11,6 +11,7 @@
 Whatever a library raised stays reachable as ``__cause__``.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 UnmeasuredKind = Literal[
@@ -28,6 +29,25 @@ UnmeasuredKind = Literal[
 """Why a query could not be measured; a policy may name a route for each."""
 
 UNMEASURED_KINDS: tuple[UnmeasuredKind, ...] = get_args(UnmeasuredKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A judge of a chain that gave no verdict, so that the next one was asked.
+
+    Attributes:
+        fingerprint: the judge's.
+        model: the judge's model as requested, or ``None``.
+        kind: why it was left, one of `UNMEASURED_KINDS`.
+        detail: why, in a sentence.
+        seconds: how long it took.
+    """
+
+    fingerprint: str
+    model: str | None
+    kind: UnmeasuredKind
+    detail: str
+    seconds: float
 
 
 class GuardError(Exception):
@@ -66,6 +86,7 @@ class JudgeError(GuardError):
         status: the HTTP status, where there was one.
         request_id: the provider's id of the failed request, where it sent one.
         attempts: how many requests were made before giving up; set by the retry.
+        tried: set by a chain: its judges, and why each gave no verdict.
         decision: set by the gate when its policy is to raise: the record of this query.
     """
 
@@ -85,6 +106,7 @@ class JudgeError(GuardError):
         self.status = status
         self.request_id = request_id
         self.attempts = 1
+        self.tried: tuple[Tried, ...] = ()
         self.decision: object | None = None
 
 

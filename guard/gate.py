@@ -1,6 +1,5 @@
 """The gate: one query's trip from contexts to decision."""
 
-import asyncio
 import logging
 import time
 import uuid
@@ -9,13 +8,15 @@ from datetime import UTC, datetime
 from functools import partial
 
 from guard._require import require_instance
+from guard.ask import aask, ask
 from guard.decision import Decision, Reason, Route
-from guard.errors import UNMEASURED_KINDS, ConfigError, JudgeError, out_of_time
+from guard.errors import UNMEASURED_KINDS, ConfigError, JudgeError, Tried
 from guard.flow import arun, run
-from guard.judge import Judge
+from guard.judge import Judge, Profiled
 from guard.policy import Policy
 from guard.query import Query
 from guard.retry import Retry
+from guard.thresholds import Thresholds
 from guard.verdict import Verdict
 from guard.worker import Workers, shared_workers
 
@@ -60,6 +61,8 @@ class Gate:
         require_instance("retry", self.retry, Retry)
         self.deployment = deployment
         self._workers = workers
+        # A chain's later judges have thresholds of their own.
+        self._profiles = judge.profiles if isinstance(judge, Profiled) else {}
 
     def check(
         self,
@@ -108,15 +111,13 @@ class Gate:
         return self._measured(query, started, verdict)
 
     def _measured(self, query: Query, started: float, verdict: Verdict) -> Decision:
-        route, reason = self.policy.route(verdict.low, verdict.high, verdict.coverage)
-        cuts = self.policy.thresholds
-        detail = (
-            f"P(sufficient) = {verdict.p_true:.4f} in [{verdict.low:.4f}, {verdict.high:.4f}]; "
-            f"answer at {cuts.answer_at:g}, refuse below {cuts.refuse_below:g}."
+        profile = self._profiles.get(verdict.fingerprint)
+        cuts = self.policy.thresholds if profile is None else profile.thresholds
+        route, reason = self.policy.route(
+            verdict.low, verdict.high, verdict.coverage, thresholds=cuts
         )
-        if verdict.coverage < 1:
-            detail += f" Only {verdict.coverage:.0%} of the contexts was judged."
-        return self._decision(query, started, route, reason, detail, verdict)
+        detail = _told(verdict, cuts, route)
+        return self._decision(query, started, route, reason, detail, verdict, cuts)
 
     def _unmeasured(self, query: Query, started: float, error: JudgeError) -> Decision:
         route = self.policy.route_unmeasured(error.kind)
@@ -126,7 +127,9 @@ class Gate:
         if error.kind == "timeout":
             parts.insert(1, f"The deadline is {self.policy.deadline:g} s.")
         detail = " ".join(part for part in parts if part)
-        decision = self._decision(query, started, route, Reason(error.kind), detail)
+        decision = self._decision(
+            query, started, route, Reason(error.kind), detail, tried=error.tried
+        )
         logger.warning("query %s not measured, %s: %s", decision.id, error.kind, detail)
         if route is None and decision.enforced:
             error.decision = decision
@@ -141,6 +144,8 @@ class Gate:
         reason: Reason,
         detail: str,
         verdict: Verdict | None = None,
+        cuts: Thresholds | None = None,
+        tried: tuple[Tried, ...] = (),
     ) -> Decision:
         decision = Decision(
             id=uuid.uuid4().hex,
@@ -156,14 +161,15 @@ class Gate:
             high=None if verdict is None else verdict.high,
             verdict=verdict,
             calibrated=False,  # Until profiles exist, no calibrator can stand in between.
-            thresholds=self.policy.thresholds,
+            thresholds=cuts or self.policy.thresholds,
             mode=self.policy.mode,
             deployment=self.deployment,
             model=self.judge.model,
-            fingerprint=self.judge.fingerprint,
+            fingerprint=self.judge.fingerprint if verdict is None else verdict.fingerprint,
             cached=False,
             elapsed_seconds=time.perf_counter() - started,
             query=query,
+            tried=tried if verdict is None else verdict.tried,
         )
         logger.debug("query %s: %s, %s", decision.id, decision.route, decision.reason)
         return decision
@@ -172,23 +178,29 @@ class Gate:
         return self.retry.call(partial(self._attempt, query), self.policy.deadline)
 
     def _attempt(self, query: Query, seconds: float) -> Verdict:
-        judge = partial(self.judge.judge, query, timeout=seconds)
-        verdict = judge() if self.judge.cancellable else self._workers.call(judge, seconds)
-        return _require_verdict(verdict, self.judge)
+        return ask(self.judge, query, seconds, self._workers)
 
     async def _ameasure(self, query: Query) -> Verdict:
         return await self.retry.acall(partial(self._aattempt, query), self.policy.deadline)
 
     async def _aattempt(self, query: Query, seconds: float) -> Verdict:
-        scope = asyncio.timeout(seconds)
-        try:
-            async with scope:
-                verdict = await self.judge.ajudge(query, timeout=seconds)
-        except TimeoutError:
-            if not scope.expired():
-                raise  # The judge's own error: a bug in it, which must surface.
-            raise out_of_time() from None
-        return _require_verdict(verdict, self.judge)
+        return await aask(self.judge, query, seconds)
+
+
+def _told(verdict: Verdict, cuts: Thresholds, route: Route) -> str:
+    """A measured decision's reason, in sentences."""
+    told = [
+        f"P(sufficient) = {verdict.p_true:.4f} in [{verdict.low:.4f}, {verdict.high:.4f}]; "
+        f"answer at {cuts.answer_at:g}, refuse below {cuts.refuse_below:g}."
+    ]
+    if verdict.coverage < 1:
+        told.append(f"Only {verdict.coverage:.0%} of the contexts was judged.")
+    if verdict.tried:
+        left = ", ".join(f"{one.model or one.fingerprint} ({one.kind})" for one in verdict.tried)
+        told.append(f"No verdict came from {left}.")
+    if route is Route.CLARIFY and (verdict.p_underspecified or 0) > 0.5:
+        told.append(f"The question may be under-specified (P = {verdict.p_underspecified:.2f}).")
+    return " ".join(told)
 
 
 def _require_judge(judge: object) -> None:
@@ -197,9 +209,3 @@ def _require_judge(judge: object) -> None:
             f"{type(judge).__name__} is not a judge.",
             hint="Wrap a client, e.g. guard.judges.ChatJudge(client, model=…).",
         )
-
-
-def _require_verdict(verdict: object, judge: Judge) -> Verdict:
-    if not isinstance(verdict, Verdict):
-        raise TypeError(f"{type(judge).__name__} returned {type(verdict).__name__}, not a Verdict.")
-    return verdict

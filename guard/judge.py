@@ -1,7 +1,9 @@
 """The contract of a judge, written once for whoever implements one."""
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+from guard.profile import Profile
 from guard.query import Query
 from guard.verdict import Verdict
 
@@ -48,4 +50,14 @@ class Judge(Protocol):
 
     async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
         """Measures one query within ``timeout`` seconds; cancelling it cancels the request."""
+        ...
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """A judge whose verdicts may come from several judges, each with thresholds of its own."""
+
+    @property
+    def profiles(self) -> Mapping[str, Profile]:
+        """Profiles by the fingerprint of the judge that they are for."""
         ...

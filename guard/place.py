@@ -5,17 +5,18 @@ Reasoning before the answer is never read, nor is anything after the verdict.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guard.errors import Unmeasured
 from guard.labels import CLOSING, OPENING, SPACE_SIGNS, Labels, normalise
-from guard.reply import Position, Reply
+from guard.reply import Position, Reply, Token
 
 _MAX_FORMAT_TOKENS = 4
 _PIECE = "\ufffd".encode()
 _SIGNS = {"\u2581".encode(): b" ", "\u0120".encode(): b" ", "\u010a".encode(): b"\n"}
 _MAX_LABEL_TOKENS = 6
 
+_WORDS = re.compile(r"\s*\S+|\s+")
 _WORD_ENDS = re.compile(r"[^\w]+")
 _OPENING_CLASS = "[" + re.escape(OPENING) + r"\s]"
 _PREAMBLE = re.compile(
@@ -120,6 +121,22 @@ def locate(reply: Reply, positions: Sequence[Position], labels: Labels) -> Place
     thought = positions[: _index_at(positions, opening.end() - 1) + 1] if opening else ()
     end = _end_of_label(positions, start, labels)
     return Place((*thought, *positions[first:start]), tuple(positions[start:end]))
+
+
+def spoken(reply: Reply, labels: Labels) -> bool:
+    """Which label a reply says, going by its text alone; for endpoints without logprobs.
+
+    Raises:
+        Unmeasured: withheld, refused, or neither label where the verdict belongs.
+    """
+    texts = _WORDS.findall(reply.text)
+    tokens = [Token(text, text.encode("utf-8", "surrogatepass"), None) for text in texts]
+    positions = tuple(Position(token, ()) for token in tokens)
+    usable_positions(replace(reply, positions=positions))
+    word = normalise(joined(locate(reply, positions, labels).spelled))
+    if word not in (normalise(labels.true), normalise(labels.false)):
+        raise _unreadable("it is none of the words asked for")
+    return word == normalise(labels.true)
 
 
 def _answer_offset(reply: Reply, data: bytes) -> int:

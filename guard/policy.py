@@ -122,17 +122,26 @@ class Policy:
         choices = self.on_unmeasured
         return choices if isinstance(choices, Mapping) else {"default": choices}
 
-    def route(self, low: float, high: float, coverage: float = 1.0) -> tuple[Route, Reason]:
+    def route(
+        self,
+        low: float,
+        high: float,
+        coverage: float = 1.0,
+        *,
+        thresholds: Thresholds | None = None,
+    ) -> tuple[Route, Reason]:
         """The route of a measured query.
 
         Args:
             low, high: bounds in [0, 1] on its calibrated probability.
             coverage: share in (0, 1] of the contexts that was judged. What was not seen may hold
                 the evidence, so a partly judged query can be answered but not refused.
+            thresholds: those of the judge that measured it; ``None`` = the policy's own.
         """
-        if low >= self.thresholds.answer_at:
+        cuts = self.thresholds if thresholds is None else thresholds
+        if low >= cuts.answer_at:
             return Route.ANSWER, Reason.SUFFICIENT
-        if high < self.thresholds.refuse_below:
+        if high < cuts.refuse_below:
             if coverage < 1:
                 return Route.CLARIFY, Reason.PARTIAL_COVERAGE
             return Route.REFUSE, Reason.INSUFFICIENT

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from guard.errors import Unmeasured
 from guard.labels import OPENING, TRUE_FALSE, Labels, normalise
 from guard.place import Place, is_opening, joined, locate, usable_positions
+from guard.prompt import Rendered
 from guard.reply import Position, Reply, Token
 from guard.verdict import Signal, Verdict
 
@@ -101,6 +102,33 @@ def read(
     seen = seen.plus(_spelled_out(share, place, labels), reached)
     emitted = place.spelled[0].emitted.text
     return _measure(seen, _weakest([*signals, signal]), min_mass, emitted)
+
+
+def read_verdict(
+    body: object,
+    rendered: Rendered,
+    *,
+    fingerprint: str,
+    labels: Labels = TRUE_FALSE,
+    asked: int | None = 20,
+    min_mass: float = 0.5,
+) -> Verdict:
+    """The verdict in a provider's reply: for a judge of your own, on a client that we do not know.
+
+    Args:
+        body: the reply as decoded JSON, in any shape that `guard.reply.Reply` knows.
+        rendered: the prompt that was sent; its coverage goes into the verdict.
+        fingerprint: of the judge.
+        labels: the words that count as True and as False.
+        asked: how many alternatives per token were asked for; ``None`` = the whole vocabulary.
+        min_mass: probability in [0, 1] that must have gone to the two labels together.
+
+    Raises:
+        Unmeasured: no probability can honestly be read; ``kind`` and ``hint`` say why.
+    """
+    reply = Reply.from_body(body)
+    measured = read(reply, labels=labels, asked=asked, min_mass=min_mass)
+    return measured.verdict(reply, fingerprint=fingerprint, coverage=rendered.coverage)
 
 
 # ── What was listed there, and what was not ──────────────────────────────────────────────────────

@@ -1,24 +1,56 @@
 """A verdict: what a judge measured, as numbers that cannot contradict each other."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Signal = Literal["logprobs", "logprobs-truncated", "logprobs-emitted", "encoder", "scripted"]
+from guard.errors import Tried
+
+Signal = Literal[
+    "logprobs",
+    "logprobs-truncated",
+    "logprobs-emitted",
+    "predicate",
+    "noul",
+    "samples",
+    "mean",
+    "encoder",
+    "scripted",
+]
 """Where a probability comes from. Probabilities of different signals must not share thresholds.
 
 ``logprobs``: the k most likely tokens were listed, all of them. ``logprobs-truncated``: the
 endpoint listed fewer than asked for (gpt-5.x). ``logprobs-emitted``: only the generated token's
-own logprob is known, so only a bound is.
+own logprob is known, so only a bound is. ``predicate`` and ``noul``: the endpoint names the
+probability itself (OpenAI's Decisions; System One). ``samples``: counted over repeated answers.
+``mean``: of several judges, in log-odds.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that a verdict cost; ``None`` where the provider does not say."""
+    """What a verdict cost: tokens (``None`` where the provider does not say) and requests."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
+    requests: int = 1
+
+    @classmethod
+    def total(cls, usages: Iterable["Usage | None"]) -> "Usage":
+        """All of them together; a number of tokens is unknown where one of them is."""
+        each = [usage or cls() for usage in usages]
+        return cls(
+            _sum(usage.input_tokens for usage in each),
+            _sum(usage.output_tokens for usage in each),
+            _sum(usage.cached_tokens for usage in each),
+            sum(usage.requests for usage in each),
+        )
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    known = list(numbers)
+    return None if None in known else sum(number or 0 for number in known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +67,10 @@ class Verdict:
         model: the model that served the request, by its own word.
         system_fingerprint: the provider's mark for its backend.
         coverage: share in (0, 1] of the contexts' characters that the judge was shown.
-        usage: tokens spent.
+        usage: tokens and requests spent.
+        p_underspecified: the judge's P(the question itself leaves open what is asked), in [0, 1];
+            ``None`` where it was not asked, or declined.
+        tried: judges of a chain that were asked before this one, and why each was left.
 
     Raises:
         ValueError: the numbers contradict each other: a bug in the judge, not a measurement.
@@ -52,6 +87,8 @@ class Verdict:
     system_fingerprint: str | None = None
     coverage: float = 1.0
     usage: Usage | None = None
+    p_underspecified: float | None = None
+    tried: tuple[Tried, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.p_true <= self.high <= 1:
@@ -61,3 +98,5 @@ class Verdict:
             )
         if not 0 <= self.mass <= 1 or not 0 < self.coverage <= 1:
             raise ValueError(f"mass={self.mass!r}, coverage={self.coverage!r}: out of range.")
+        if self.p_underspecified is not None and not 0 <= self.p_underspecified <= 1:
+            raise ValueError(f"p_underspecified={self.p_underspecified!r}: out of range.")

@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -30,6 +30,16 @@ class _Job(Generic[T]):
     future: "Future[T]" = field(default_factory=lambda: Future[T]())
     ended: bool = False
     left_behind: bool = False
+
+    def result(self, end: float) -> T:
+        """What the function returns or raises, waited for until ``end``."""
+        try:
+            return self.future.result(max(0.0, end - time.monotonic()))
+        except TimeoutError:
+            # The function's own TimeoutError must surface; only a missing result is ours.
+            if self.future.done():
+                return self.future.result()
+            raise out_of_time() from None
 
 
 class Workers:
@@ -56,19 +66,21 @@ class Workers:
         Raises:
             JudgeUnavailable: no result in time (kind ``timeout``), or no free slot in time.
         """
+        return self.call_all([function], timeout)[0]
+
+    def call_all(self, functions: Iterable[Callable[[], T]], timeout: float) -> list[T]:
+        """As `call`, for several functions at once; what the first of them raises is raised."""
         end = time.monotonic() + timeout
-        if not self._slots.acquire(timeout=timeout):
-            raise self._no_slot(timeout)
-        job = self._start(function)
+        jobs = list[_Job[T]]()
         try:
-            return job.future.result(max(0.0, end - time.monotonic()))
-        except TimeoutError:
-            # The function's own TimeoutError must surface; only a missing result is ours.
-            if job.future.done():
-                return job.future.result()
-            raise out_of_time() from None
+            for function in functions:
+                if not self._slots.acquire(timeout=max(0.0, end - time.monotonic())):
+                    raise self._no_slot(timeout)
+                jobs.append(self._start(function))
+            return [job.result(end) for job in jobs]
         finally:
-            self._leave(job)
+            for job in jobs:
+                self._leave(job)
 
     async def acall(self, function: Callable[[], T], timeout: float) -> T:
         """As `call`, without blocking the event loop; cancelling it abandons the call."""

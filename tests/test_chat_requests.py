@@ -1052,9 +1052,9 @@ def test_a_closed_judge_rejects(wire: Wire, chat_judge: MakeJudge) -> None:
     measure(judge)
     judge.close()
     judge.close()
-    with pytest.raises(JudgeRejected, match="This ChatJudge is closed"):
+    with pytest.raises(JudgeRejected, match="This judge is closed"):
         measure(judge)
-    with pytest.raises(JudgeRejected, match="This ChatJudge is closed"):
+    with pytest.raises(JudgeRejected, match="This judge is closed"):
         asyncio.run(judge.ajudge(QUERY, timeout=5))
     assert len(server.requests) == 1
 
@@ -1086,8 +1086,8 @@ def test_a_fork_does_not_close_the_parents_connections(
     judge = ChatJudge(client, model="wire-model")
     measure(judge)
     with monkeypatch.context() as child:
-        child.setattr("guard.judges.chat.os", SimpleNamespace(getpid=lambda: -1))
-        child.setattr("guard.judges.chat._close_on", None)  # Never called.
+        child.setattr("guard.judges.connection.os", SimpleNamespace(getpid=lambda: -1))
+        child.setattr("guard.judges.connection._close_on", None)  # Never called.
         judge.close()
     judge.close()
 

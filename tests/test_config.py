@@ -66,6 +66,9 @@ on_unmeasured = { timeout = "clarify", default = "raise" }
 mode = "shadow"
 min_mass = 0.4
 max_context_chars = 9000
+api_version = "2024-10-21"
+samples = 12
+ask_underspecified = true
 labels = { true = "Yes", false = "No" }
 
 [deployment.default.messages]
@@ -106,6 +109,9 @@ def test_what_the_judge_is_given(file: Path, monkeypatch: pytest.MonkeyPatch) ->
         "model_family": "gpt-4.1",
         "prompt": prompt,
         "min_mass": 0.4,
+        "api_version": "2024-10-21",
+        "samples": 12,
+        "ask_underspecified": True,
     }
     assert (prompt.labels, prompt.max_context_chars) == (Labels("Yes", "No"), 9000)
 
@@ -453,6 +459,9 @@ def deployments(draw: st.DrawFn) -> Deployment:
         "on_unmeasured": ROUTES | st.dictionaries(kinds, ROUTES),
         "mode": st.sampled_from(["enforce", "shadow"]),
         "min_mass": PROBABILITY,
+        "api_version": ANY_TEXT.filter(str.strip),
+        "samples": st.integers(3, 200),
+        "ask_underspecified": st.booleans(),
         "max_context_chars": st.integers(1, 10**9),
         "labels": st.just({"true": "是", "false": '"n"'}),
         "messages": st.fixed_dictionaries({}, optional={"refuse": TEXTS, "clarify": TEXTS}),

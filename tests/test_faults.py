@@ -467,7 +467,7 @@ def test_the_worker_limit_holds_and_frees_its_slots(wire: Wire) -> None:
 def test_the_worker_limit_holds_for_acheck(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for a blocking client behind ``acheck``, without blocking the event loop."""
     workers = Workers(limit=1)
-    monkeypatch.setattr("guard.judges.chat.shared_workers", workers)
+    monkeypatch.setattr("guard.judges.client_judge.shared_workers", workers)
     answers = iter([DRIP])
     server = wire(lambda _request: next(answers, OK))
     with OpenAI(base_url=server.url, api_key=KEY) as client:

@@ -51,7 +51,7 @@ ROUTES: tuple[OnUnmeasured, ...] = ("answer", "clarify", "refuse", "raise")
 KEYS = (
     "id time route enforced reason detail probability low high p_true raw_low raw_high mass "
     "emitted signal model fingerprint calibrated answer_at refuse_below deployment mode coverage "
-    "cached elapsed_seconds usage message question_hash contexts_hash"
+    "cached elapsed_seconds usage p_underspecified tried message question_hash contexts_hash"
 )
 
 Ask = Callable[..., Decision]
@@ -638,7 +638,8 @@ def test_record_of_a_measured_query() -> None:
     assert (record["answer_at"], record["refuse_below"]) == (0.85, 0.30)
     assert (record["model"], record["fingerprint"]) == ("served", "scripted:mine")
     assert (record["deployment"], record["mode"], record["enforced"]) == ("bot", "enforce", True)
-    assert record["usage"] == {"input_tokens": 90, "output_tokens": 1, "cached_tokens": None}
+    spent = {"input_tokens": 90, "output_tokens": 1, "cached_tokens": None, "requests": 1}
+    assert record["usage"] == spent
     assert (record["calibrated"], record["cached"]) == (False, False)
     assert decision.time.utcoffset() == timedelta(0)
     assert decision.elapsed_seconds >= 0
@@ -744,6 +745,7 @@ def test_public_names() -> None:
         "Labels",
         "Messages",
         "Policy",
+        "Profile",
         "ProfileMismatch",
         "Prompt",
         "Query",
@@ -755,6 +757,7 @@ def test_public_names() -> None:
         "Usage",
         "Verdict",
         "__version__",
+        "read_verdict",
     ]
     assert guard.__all__ == sorted(guard.__all__)
     assert all(hasattr(guard, name) for name in guard.__all__)

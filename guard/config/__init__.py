@@ -64,9 +64,10 @@ def load_gate(
             which and what to do; it never repeats a key.
     """
     environ = os.environ if environ is None else environ
-    settled = _settled(path, deployment, environ, options)
+    chain = _chain(path, deployment, environ, options)
+    settled = chain[0]
     return Gate(
-        judge_of(settled, environ),
+        judge_of(chain, environ),
         settled.deployment.policy(),
         retry=Retry(attempts=settled.deployment.attempts),
         deployment=settled.name,
@@ -84,16 +85,17 @@ def resolve(
     Arguments and errors are those of `load_gate`, except that no judge need be named.
     """
     environ = os.environ if environ is None else environ
-    settled = _settled(path, deployment, environ, options)
+    settled = _chain(path, deployment, environ, options)[0]
     return settled.name, settled.deployment
 
 
-def _settled(
+def _chain(
     path: str | Path | None,
     name: str | None,
     environ: Mapping[str, str],
     options: Mapping[str, object] | None,
-) -> Settled:
+) -> list[Settled]:
+    """The chosen deployment, then its fallback, that one's fallback, and so on."""
     require_filled(environ)
     name = environ.get(CHOOSER) if name is None else name
     path = environ.get(FILE) if path is None else path
@@ -103,9 +105,13 @@ def _settled(
     variables = from_environ(environ, {table.api_key_env for table in tables})
     overrides = [variables, Layer.of(options or {}, _option)]
     if file is None:
-        return settle(_without_file(name), None, overrides)
+        return [settle(_without_file(name), None, overrides)]
     chosen = file.choose(name)
-    return settle(chosen, file.path, [*file.layers(chosen), *overrides])
+    chain = [settle(chosen, file.path, [*file.layers(chosen), *overrides])]
+    # Variables and options are about the chosen one; a fallback is what the file says it is.
+    for below in file.fallbacks(chosen):
+        chain.append(settle(below, file.path, file.layers(below)))
+    return chain
 
 
 def _without_file(name: str | None) -> str:

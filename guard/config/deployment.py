@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from guard.config.toml import dotted, written
 from guard.decision import Mode
 from guard.errors import ConfigError, UnmeasuredKind
+from guard.judges import DEFAULT_SAMPLES, KNOWN
 from guard.labels import TRUE_FALSE, Labels
 from guard.policy import (
     DEFAULT_ROUTE,
@@ -81,7 +82,7 @@ class Table(_Part):
     judge: str | None = Field(
         default=None,
         pattern=r"\S",
-        description='a judge\'s name: "openai:MODEL", "gguf:PATH", "embedded" or one of your own',
+        description="a judge's name: " + ", ".join(f'"{name}"' for name in KNOWN) + " or your own",
     )
     base_url: Annotated[str, AfterValidator(_address)] | None = Field(
         default=None, description='an address such as "http://127.0.0.1:8080/v1"'
@@ -95,6 +96,21 @@ class Table(_Part):
         default=None,
         pattern=r"\S",
         description="text: the model's family, where its name does not say it",
+    )
+    api_version: str | None = Field(
+        default=None, pattern=r"\S", description='Azure\'s, as text, e.g. "2024-10-21"'
+    )
+    samples: int = Field(
+        default=DEFAULT_SAMPLES,
+        ge=3,
+        le=200,
+        description="a whole number from 3 to 200, e.g. 20",
+    )
+    ask_underspecified: bool = Field(default=False, description="true or false")
+    fallback: str | None = Field(
+        default=None,
+        description="the name of another deployment in this file, asked where this one's judge "
+        "gives no verdict",
     )
     answer_at: float = Field(
         default=DEFAULT_THRESHOLDS.answer_at,
@@ -167,6 +183,10 @@ class Deployment(Table):
             deadline=self.deadline,
             mode=self.mode,
         )
+
+    def thresholds(self) -> Thresholds:
+        """The thresholds that these keys describe."""
+        return _thresholds(self)
 
     def prompt(self) -> Prompt:
         """The prompt that these keys describe."""

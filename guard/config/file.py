@@ -47,6 +47,30 @@ class File:
         lines = {each: self._line(each) for each in self.deployments}
         return [self.deployments[each] for each in reversed(lines[name])]
 
+    def fallbacks(self, name: str) -> list[str]:
+        """The deployments to fall back on, in order, each once; a circle just ends the list."""
+        # Every one is followed: a broken one is an error before the first outage.
+        each = {one: self._fallback(one) for one in self.deployments}
+        found, current = list[str](), each[name]
+        while current is not None and current not in (name, *found):
+            found.append(current)
+            current = each[current]
+        return found
+
+    def _fallback(self, name: str) -> str | None:
+        """The fallback of one deployment, its own or inherited."""
+        for each in self._line(name):
+            layer = self.deployments[each]
+            if (fallback := layer.table.fallback) is None:
+                continue
+            if fallback not in self.deployments:
+                raise ConfigError(
+                    f"{layer.where(['fallback'])} names no deployment.",
+                    hint=nearest(fallback, self.deployments),
+                )
+            return fallback
+        return None
+
     def _line(self, name: str) -> list[str]:
         """A deployment and its ancestors, itself first."""
         line = [name]

@@ -1,19 +1,40 @@
 """The judge that a settled deployment names, with its key from the environment."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from guard import judges
 from guard.config.layers import Settled
 from guard.config.toml import dotted
 from guard.errors import ConfigError
 from guard.judge import Judge
+from guard.judges.several import Chain, Link
+from guard.profile import Profile
 
 # These run in this process, so a key that the file names for another judge is not asked for.
 _LOCAL_JUDGES = ("embedded", "gguf", "scripted")
 
 
-def judge_of(settled: Settled, environ: Mapping[str, str]) -> Judge:
-    """Makes the judge; errors name the place where it was chosen."""
+def judge_of(chain: Sequence[Settled], environ: Mapping[str, str]) -> Judge:
+    """The judge of the first deployment, with those of its fallbacks behind it.
+
+    A fallback brings its judge and its thresholds; everything else is the first one's, and so are
+    the thresholds where it is the same judge at another address.
+    """
+    made = [_judge(settled, environ) for settled in chain]
+    if len(made) == 1:
+        return made[0]
+    own = made[0].fingerprint
+    cuts = [settled.deployment.thresholds() for settled in chain]
+    return Chain(
+        [
+            Link(judge, None if judge.fingerprint == own else Profile(each))
+            for judge, each in zip(made, cuts, strict=True)
+        ]
+    )
+
+
+def _judge(settled: Settled, environ: Mapping[str, str]) -> Judge:
+    """Makes one judge; errors name the place where it was chosen."""
     keys = settled.deployment
     if keys.judge is None:
         raise _no_judge(settled)
@@ -27,6 +48,9 @@ def judge_of(settled: Settled, environ: Mapping[str, str]) -> Judge:
             model_family=keys.model_family,
             prompt=keys.prompt(),
             min_mass=keys.min_mass,
+            api_version=keys.api_version,
+            samples=keys.samples,
+            ask_underspecified=keys.ask_underspecified,
         )
     except ConfigError as error:
         place = settled.origins["judge"]

@@ -18,6 +18,8 @@ def written(value: object) -> str:
     """A value as it stands behind ``key =``."""
     if isinstance(value, str):
         return _quoted(value)
+    if isinstance(value, bool):
+        return str(value).lower()
     if is_table(value):
         pairs = (f"{dotted(key)} = {written(item)}" for key, item in as_map(value).items())
         return f"{{ {', '.join(pairs)} }}"

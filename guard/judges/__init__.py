@@ -6,7 +6,8 @@ Nothing heavy is imported before a judge is made.
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import urlsplit
@@ -16,15 +17,57 @@ from guard.judge import Judge
 from guard.prompt import DEFAULT_PROMPT, Prompt
 
 if TYPE_CHECKING:
-    from guard.judges.chat import ChatJudge
-    from guard.judges.gguf import GgufJudge
+    from openai import AsyncOpenAI
 
-__all__ = ["ChatJudge", "GgufJudge", "JudgeOptions", "close", "find_key", "from_name"]
+    from guard.judges.chat import ChatJudge
+    from guard.judges.decisions import DecisionsJudge
+    from guard.judges.gguf import GgufJudge
+    from guard.judges.sampled import SampledJudge
+    from guard.judges.several import Chain, Link, Mean
+    from guard.judges.system_one import SystemOneJudge
+
+__all__ = [
+    "Chain",
+    "ChatJudge",
+    "DecisionsJudge",
+    "GgufJudge",
+    "JudgeOptions",
+    "Link",
+    "Mean",
+    "SampledJudge",
+    "SystemOneJudge",
+    "close",
+    "find_key",
+    "from_name",
+]
+
+# Where each class is; nothing of it is imported before it is asked for.
+_HOMES = {
+    "Chain": "several",
+    "ChatJudge": "chat",
+    "DecisionsJudge": "decisions",
+    "GgufJudge": "gguf",
+    "Link": "several",
+    "Mean": "several",
+    "SampledJudge": "sampled",
+    "SystemOneJudge": "system_one",
+}
 
 ENTRY_POINTS = "guard.judges"
 """Entry-point group: a name there maps to ``make_judge(argument: str, options: JudgeOptions)``."""
 
-_KNOWN = "openai:MODEL, gguf:PATH, embedded"
+KNOWN = (
+    "openai:MODEL",
+    "azure:DEPLOYMENT",
+    "decisions:MODEL",
+    "systemone:MODEL",
+    "samples:MODEL",
+    "gguf:PATH",
+    "embedded",
+)
+"""What `from_name` knows without help, and what goes behind the colon."""
+DEFAULT_SAMPLES = 20
+"""Answers that a sampled judge asks for, unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +79,9 @@ class JudgeOptions:
     model_family: str | None = None
     prompt: Prompt = DEFAULT_PROMPT
     min_mass: float = 0.5
+    api_version: str | None = None
+    samples: int = DEFAULT_SAMPLES
+    ask_underspecified: bool = False
 
 
 def from_name(
@@ -46,23 +92,37 @@ def from_name(
     model_family: str | None = None,
     prompt: Prompt = DEFAULT_PROMPT,
     min_mass: float = 0.5,
+    api_version: str | None = None,
+    samples: int = DEFAULT_SAMPLES,
+    ask_underspecified: bool = False,
 ) -> Judge:
     """The judge that a name stands for.
 
     Args:
-        name: ``openai:MODEL`` (any OpenAI-compatible endpoint), ``gguf:PATH``, ``embedded``,
-            ``scripted:P`` (always P, for trying things), or the name of an entry point.
-        base_url: the endpoint; else OPENAI_BASE_URL, else OpenAI's own.
-        api_key: the key; else OPENAI_API_KEY. Servers on this machine need none.
+        name: ``openai:MODEL`` (logprobs of any OpenAI-compatible endpoint), ``azure:DEPLOYMENT``,
+            ``decisions:MODEL``, ``systemone:MODEL``, ``samples:MODEL`` (no logprobs needed, many
+            requests), ``gguf:PATH``, ``embedded``, ``scripted:P`` (always P, for trying things), or
+            the name of an entry point.
+        base_url: the endpoint; else OPENAI_BASE_URL (Azure: AZURE_OPENAI_ENDPOINT), else OpenAI's
+            own. For ``systemone`` there is no default; an address that ends in ``/systemone`` or
+            ``/decisions`` is taken as it is.
+        api_key: the key; else OPENAI_API_KEY (Azure: AZURE_OPENAI_API_KEY). Servers on this machine
+            need none.
         model_family: the model behind a name that does not tell, such as an Azure deployment's.
         prompt: the words put to the judge.
         min_mass: probability in [0, 1] that must go to the two labels together.
+        api_version: Azure's; else OPENAI_API_VERSION.
+        samples: answers per query, for ``samples:``.
+        ask_underspecified: for ``decisions:`` and ``systemone:``, whether the same request asks if
+            the question itself is under-specified.
 
     Raises:
         ConfigError: unknown name, missing key, missing file, or an extra that is not installed.
     """
     kind, _, argument = name.partition(":")
-    options = JudgeOptions(base_url, api_key, model_family, prompt, min_mass)
+    options = JudgeOptions(
+        base_url, api_key, model_family, prompt, min_mass, api_version, samples, ask_underspecified
+    )
     maker = _MAKERS.get(kind) or _plugged_in(kind)
     if maker is None:
         # A key written in the wrong place must not be repeated; a name is short and plain.
@@ -82,20 +142,47 @@ def close(judge: Judge) -> None:
         judge.close()
 
 
-def _openai(model: str, options: JudgeOptions) -> Judge:
-    if not model:
-        raise ConfigError("The judge 'openai' lacks a model.", hint="Write openai:MODEL.")
+def _client(options: JudgeOptions) -> "AsyncOpenAI":
     from openai import AsyncOpenAI
 
-    from guard.judges.chat import ChatJudge
-
     # Asynchronous only: then a synchronous check can be cancelled at its deadline as well.
-    client = AsyncOpenAI(
+    return AsyncOpenAI(
         api_key=find_key(options.api_key, options.base_url),
         base_url=options.base_url,
         max_retries=0,
         timeout=60.0,
     )
+
+
+def _openai(model: str, options: JudgeOptions) -> Judge:
+    _require_argument("openai", "MODEL", model)
+    return _chat(_client(options), model, options)
+
+
+def _azure(deployment: str, options: JudgeOptions) -> Judge:
+    _require_argument("azure", "DEPLOYMENT", deployment)
+    from openai import AsyncAzureOpenAI
+
+    client = AsyncAzureOpenAI(
+        azure_endpoint=_azure_setting(options.base_url, "AZURE_OPENAI_ENDPOINT", "base_url"),
+        api_key=_azure_setting(options.api_key, "AZURE_OPENAI_API_KEY", "api_key_env"),
+        api_version=_azure_setting(options.api_version, "OPENAI_API_VERSION", "api_version"),
+        max_retries=0,
+        timeout=60.0,
+    )
+    return _chat(client, deployment, options)
+
+
+def _azure_setting(given: str | None, variable: str, key: str) -> str:
+    value = given or os.environ.get(variable)
+    if not value:
+        raise ConfigError(f"Azure needs {key}.", hint=f"Set {key} in guard.toml, or {variable}.")
+    return value
+
+
+def _chat(client: "AsyncOpenAI", model: str, options: JudgeOptions) -> Judge:
+    from guard.judges.chat import ChatJudge
+
     return ChatJudge(
         client,
         model=model,
@@ -104,6 +191,69 @@ def _openai(model: str, options: JudgeOptions) -> Judge:
         min_mass=options.min_mass,
         close_clients=True,
     )
+
+
+def _decisions(model: str, options: JudgeOptions) -> Judge:
+    _require_argument("decisions", "MODEL", model)
+    from guard.judges.decisions import DecisionsJudge
+
+    return DecisionsJudge(
+        _client(options),
+        model=model,
+        ask_underspecified=options.ask_underspecified,
+        prompt=options.prompt,
+        close_clients=True,
+    )
+
+
+def _systemone(model: str, options: JudgeOptions) -> Judge:
+    _require_argument("systemone", "MODEL", model)
+    address = options.base_url or os.environ.get("OPENAI_BASE_URL")
+    if not address:
+        # No default: a key for OpenAI must not go to somebody else.
+        raise ConfigError(
+            "The judge 'systemone' lacks an address.",
+            hint='Set base_url, e.g. "https://api.typesafe.ai/v1".',
+        )
+    from guard.judges.system_one import SystemOneJudge
+
+    base_url, path = _split_path(address)
+    return SystemOneJudge(
+        _client(replace(options, base_url=base_url)),
+        model=model,
+        path=path,
+        ask_underspecified=options.ask_underspecified,
+        prompt=options.prompt,
+        close_clients=True,
+    )
+
+
+def _split_path(address: str) -> tuple[str, str]:
+    """The address of an endpoint and the path below it, where the address names it."""
+    above, _, last = address.rstrip("/").rpartition("/")
+    return (above, f"/{last}") if last in ("systemone", "decisions") else (address, "/systemone")
+
+
+def _samples(model: str, options: JudgeOptions) -> Judge:
+    _require_argument("samples", "MODEL", model)
+    from guard.judges.sampled import SampledJudge
+
+    return SampledJudge(
+        _client(options),
+        model=model,
+        samples=options.samples,
+        model_family=options.model_family,
+        prompt=options.prompt,
+        min_mass=options.min_mass,
+        close_clients=True,
+    )
+
+
+def _require_argument(kind: str, what: str, argument: str) -> None:
+    if not argument:
+        raise ConfigError(
+            f"The judge {kind!r} lacks a {what.lower()}.", hint=f"Write {kind}:{what}."
+        )
 
 
 def find_key(api_key: str | None, base_url: str | None) -> str:
@@ -143,8 +293,7 @@ def _host(address: str) -> str:
 
 
 def _gguf(path: str, options: JudgeOptions) -> Judge:
-    if not path:
-        raise ConfigError("The judge 'gguf' lacks a file.", hint="Write gguf:PATH.")
+    _require_argument("gguf", "PATH", path)
     from guard.judges.gguf import GgufJudge
 
     return GgufJudge(os.path.expanduser(path), prompt=options.prompt, min_mass=options.min_mass)
@@ -174,6 +323,10 @@ def _scripted(argument: str, options: JudgeOptions) -> Judge:
 
 _MAKERS: dict[str, Callable[[str, JudgeOptions], Judge]] = {
     "openai": _openai,
+    "azure": _azure,
+    "decisions": _decisions,
+    "systemone": _systemone,
+    "samples": _samples,
     "gguf": _gguf,
     "embedded": _embedded,
     "scripted": _scripted,
@@ -190,16 +343,11 @@ def _plugged_in(kind: str) -> Callable[[str, JudgeOptions], Judge] | None:
 
 def _names() -> str:
     plugged = sorted({entry.name for entry in entry_points(group=ENTRY_POINTS)})
-    return ", ".join([_KNOWN, *plugged])
+    return ", ".join([*KNOWN, *plugged])
 
 
 def __getattr__(name: str) -> object:
-    if name == "ChatJudge":
-        from guard.judges.chat import ChatJudge
-
-        return ChatJudge
-    if name == "GgufJudge":
-        from guard.judges.gguf import GgufJudge
-
-        return GgufJudge
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return found

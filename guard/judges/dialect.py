@@ -44,7 +44,7 @@ class Dialect:
         token_limit: the name under which the endpoint limits generated tokens.
         max_tokens: that limit. One token would do for a bare ``True``, but not for a wrapper,
             a line break before it, or endpoints with a minimum.
-        top_logprobs: alternatives to ask for at each token.
+        top_logprobs: alternatives to ask for at each token; 0 = ask for no logprobs at all.
         logprobs_as_count: Together's legacy form, ``logprobs: 20`` instead of ``true``.
         temperature: 0; 1 where only that is taken; ``None`` = do not send it. SGLang divides by it
             before it reports logprobs, so the answer model's temperature is never passed on.
@@ -68,9 +68,9 @@ class Dialect:
             "messages": [{"role": "user", "content": prompt}],
             self.token_limit: self.max_tokens,
         }
-        if self.logprobs_as_count:
+        if self.logprobs_as_count and self.top_logprobs:
             fields["logprobs"] = self.top_logprobs
-        else:
+        elif self.top_logprobs:
             # OpenAI and llama.cpp refuse top_logprobs without logprobs.
             fields |= {"logprobs": True, "top_logprobs": self.top_logprobs}
         if self.temperature is not None:

@@ -1,0 +1,102 @@
+"""A client judge: what all judges that post through an ``openai`` client have in common."""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Generator
+from functools import partial
+
+from guard.errors import ConfigError
+from guard.flow import arun, run
+from guard.judges.connection import Connection, Post
+from guard.loop import shared_loop
+from guard.prompt import Rendered
+from guard.query import Query
+from guard.verdict import Verdict
+from guard.worker import shared_workers
+
+# Rendering more than this takes so long that other tasks of an event loop would notice.
+_INLINE_CHARACTERS = 200_000
+
+Conversation = Generator[Post, list[object], Verdict]
+"""One judgement: yields what to post, is sent the replies, returns the verdict."""
+
+
+class ClientJudge:
+    """Drives one conversation, described once, through whichever client there is.
+
+    A subclass says what the words are (`render`) and how a judgement goes (`conversation`).
+
+    Args:
+        connection: where to post.
+        model: the model's name, for requests and the record.
+        signal: the first part of the fingerprint.
+        parts: everything else that verdicts depend on; JSON-ready.
+
+    Raises:
+        ConfigError: a blank ``model``.
+    """
+
+    def __init__(self, connection: Connection, *, model: str, signal: str, parts: object) -> None:
+        _require_model(model)
+        self.model: str | None = model
+        self.name = model
+        self.connection = connection
+        digest = hashlib.sha256(json.dumps([model, parts], sort_keys=True).encode()).hexdigest()
+        self.fingerprint = f"{signal}:{model}:{digest[:16]}"
+
+    def render(self, query: Query) -> Rendered:
+        """The words for one query."""
+        raise NotImplementedError
+
+    def conversation(self, rendered: Rendered) -> Conversation:
+        """One judgement, as a generator for `guard.flow`."""
+        raise NotImplementedError
+
+    @property
+    def cancellable(self) -> bool:
+        """Whether `judge` can be interrupted: with an asynchronous client alone, it can."""
+        return not self.connection.blocks
+
+    def judge(self, query: Query, *, timeout: float) -> Verdict:
+        """Measures one query; see `guard.judge.Judge`."""
+        self.connection.require_open()
+        if not self.connection.blocks:
+            # An asynchronous client alone: its coroutine runs on a loop of ours, cancellably.
+            return shared_loop.run(self.ajudge(query, timeout=timeout), timeout)
+        end = time.monotonic() + timeout
+        return run(self.conversation(self.render(query)), partial(self.connection.post, end=end))
+
+    async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
+        """Measures one query; cancelling it closes the HTTP request."""
+        self.connection.require_open()
+        if not self.connection.awaits:
+            # A blocking client alone: it cannot be cancelled, only left behind on its thread.
+            return await shared_workers.acall(partial(self.judge, query, timeout=timeout), timeout)
+        end = time.monotonic() + timeout
+        rendered = await self._rendered(query)
+        return await arun(self.conversation(rendered), partial(self.connection.apost, end=end))
+
+    def close(self) -> None:
+        """Closes connections; later queries are rejected.
+
+        On a running event loop it does not wait for those of that loop; `aclose` does.
+        """
+        self.connection.close()
+
+    async def aclose(self) -> None:
+        """Closes connections of the running event loop, and all others of this judge."""
+        await asyncio.to_thread(self.close)
+
+    async def _rendered(self, query: Query) -> Rendered:
+        if sum(map(len, query.contexts)) > _INLINE_CHARACTERS:
+            return await asyncio.to_thread(self.render, query)
+        return self.render(query)
+
+
+def _require_model(model: object) -> None:
+    if not isinstance(model, str) or not model.strip():
+        raise ConfigError(
+            "`model` is blank or not text.", hint="Pass the model's (or deployment's) name."
+        )

@@ -1,0 +1,294 @@
+"""A connection: an ``openai`` client, blocking or asynchronous, through which a judge posts."""
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import NamedTuple
+
+import openai
+from openai import AsyncOpenAI, OpenAI
+
+from guard.errors import ConfigError, JudgeError, JudgeRejected
+from guard.judges.failures import not_json
+from guard.loop import shared_loop
+from guard.worker import shared_workers
+
+_CLOSE_SECONDS = 5.0
+
+FAILURES = (openai.OpenAIError, JudgeError)
+"""What may become of a request, other than a reply."""
+
+
+class Post(NamedTuple):
+    """One request to make, or the same one several times at once.
+
+    Attributes:
+        path: below the client's ``base_url``.
+        body: its JSON.
+        times: how many independent replies are wanted.
+    """
+
+    path: str
+    body: dict[str, object]
+    times: int = 1
+
+
+class Connection:
+    """Posts JSON through the caller's client, with the SDK's own retries switched off.
+
+    Through ``client.post`` and not through the SDK's methods: openai 2.x has none for the newer
+    endpoints, and its models would drop fields that a provider adds.
+
+    Args:
+        client: an ``openai`` client, synchronous or asynchronous.
+        async_client: a second, asynchronous one, beside a synchronous ``client``.
+        close_clients: whether `close` closes the given clients too, and not only copies made here.
+
+    Raises:
+        ConfigError: not an ``openai`` client.
+    """
+
+    def __init__(
+        self,
+        client: OpenAI | AsyncOpenAI,
+        async_client: AsyncOpenAI | None = None,
+        *,
+        close_clients: bool = False,
+    ) -> None:
+        _require_clients(client, async_client)
+        if isinstance(client, AsyncOpenAI):
+            async_client = async_client or client
+        self.given = client
+        self._sync = client.with_options(max_retries=0) if isinstance(client, OpenAI) else None
+        self._async = None if async_client is None else _ClientPerLoop(async_client, close_clients)
+        self._close_clients = close_clients
+        self._closed = False
+
+    @property
+    def blocks(self) -> bool:
+        """Whether there is a blocking client; its calls cannot be interrupted."""
+        return self._sync is not None
+
+    @property
+    def awaits(self) -> bool:
+        """Whether there is an asynchronous client."""
+        return self._async is not None
+
+    @property
+    def base_url(self) -> str:
+        """The address of the endpoint."""
+        return str(self.given.base_url)
+
+    def require_open(self) -> None:
+        """Raises `JudgeRejected` once `close` was called."""
+        if self._closed:
+            raise JudgeRejected("This judge is closed.", hint="Make a new one.")
+
+    def post(self, post: Post, end: float) -> list[object]:
+        """The replies, as parsed JSON; of several, those that failed are exceptions.
+
+        Args:
+            post: what to send.
+            end: when to give up, on the clock of `time.monotonic`.
+
+        Raises:
+            openai.OpenAIError, Unmeasured: the only request failed.
+        """
+        if self._sync is None:
+            raise TypeError("This connection has no blocking client.")
+        send = partial(_send, self._sync, post, end)
+        if post.times == 1:
+            return [send()]
+        return shared_workers.call_all([partial(_caught, send)] * post.times, _seconds_left(end))
+
+    async def apost(self, post: Post, end: float) -> list[object]:
+        """As `post`, through the asynchronous client."""
+        if self._async is None:
+            raise TypeError("This connection has no asynchronous client.")
+        client = await self._async.client()
+        if post.times == 1:
+            return [await _asend(client, post, end)]
+        return await asyncio.gather(*(_acaught(client, post, end) for _ in range(post.times)))
+
+    def close(self) -> None:
+        """Closes connections; on a running event loop it does not wait for those of that loop."""
+        self._closed = True
+        if self._sync is not None and self._close_clients:
+            self._sync.close()
+        if self._async is not None:
+            self._async.close()
+
+
+def _send(client: OpenAI, post: Post, end: float) -> object:
+    with _json_expected():
+        options: openai.RequestOptions = {"timeout": _seconds_left(end)}
+        return client.post(post.path, body=post.body, cast_to=object, options=options)
+
+
+async def _asend(client: AsyncOpenAI, post: Post, end: float) -> object:
+    with _json_expected():
+        options: openai.RequestOptions = {"timeout": _seconds_left(end)}
+        return await client.post(post.path, body=post.body, cast_to=object, options=options)
+
+
+def _caught(send: "partial[object]") -> object:
+    try:
+        return send()
+    except FAILURES as error:
+        return error
+
+
+async def _acaught(client: AsyncOpenAI, post: Post, end: float) -> object:
+    try:
+        return await _asend(client, post, end)
+    except FAILURES as error:
+        return error
+
+
+@contextmanager
+def _json_expected() -> Generator[None]:
+    """Turns whatever a reply that is not JSON raises into our error."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        # Not the reply. The original holds the whole key: no traceback shows it.
+        raise JudgeRejected(
+            f"The request holds a character that HTTP cannot carry ({error.encoding}).",
+            hint="Copy the API key again: it may have caught a typographic sign.",
+        ) from None
+    except (ValueError, RecursionError) as error:
+        # ValueError: no JSON, no UTF-8, or a whole number of more than 4300 digits.
+        raise not_json(error) from error
+
+
+def _seconds_left(end: float) -> float:
+    # Zero would mean "no time-out" to some clients; the gate's own clock ends the call anyway.
+    return max(0.001, end - time.monotonic())
+
+
+class _ClientPerLoop:
+    """An asynchronous client for each event loop: pooled connections belong to the loop they were
+    opened on, must not be used on another, and are closed before it ends.
+
+    The given client's own connections are left to the application, which may use it on any loop.
+    """
+
+    def __init__(self, client: AsyncOpenAI, close_given: bool) -> None:
+        self._given = client.with_options(max_retries=0)
+        self._close_given = close_given
+        # The caller's own HTTP client, proxies and all, has no equal: it cannot be copied.
+        http = type(getattr(client, "_client", None)).__name__
+        self._can_copy = http == "AsyncHttpxClientWrapper"
+        self._lock = threading.Lock()
+        self._home: _Home | None = None
+        self._by_loop = dict[asyncio.AbstractEventLoop, _Lent]()
+
+    async def client(self) -> AsyncOpenAI:
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if not self._can_copy:
+                return self._at_home(loop)
+            known = self._by_loop.get(loop)
+            known = known if known and known.pid == os.getpid() else None
+            lent = known or self._lend(loop)
+        if known is None:
+            await anext(lent.keeper)
+        return lent.client
+
+    def close(self) -> None:
+        """Closes what is ours on loops still running; the others closed theirs as they ended."""
+        with self._lock:
+            lent = list(self._by_loop.items())
+        for loop, (client, _, pid) in lent:
+            if pid == os.getpid():
+                _close_on(loop, client)
+        if self._close_given:
+            self._close_the_given()
+
+    def _lend(self, loop: asyncio.AbstractEventLoop) -> "_Lent":
+        # Weak keys would not do: a client's connections hold on to the loop they belong to. Loops
+        # from before a fork are kept: what their end would undo here is undone in the parent too.
+        for closed in [one for one in self._by_loop if one.is_closed()]:
+            del self._by_loop[closed]
+        client = self._given.copy(http_client=openai.DefaultAsyncHttpxClient())
+        self._by_loop[loop] = _Lent(client, _keeper(client), os.getpid())
+        return self._by_loop[loop]
+
+    def _at_home(self, loop: asyncio.AbstractEventLoop) -> AsyncOpenAI:
+        if self._home is None:
+            self._home = _Home(weakref.ref(loop), os.getpid())
+        if self._home != (weakref.ref(loop), os.getpid()):
+            raise ConfigError(
+                "This AsyncOpenAI carries its own http_client, which belongs to one event loop.",
+                hint="Pass a blocking client beside it for `check`, or leave its http_client out.",
+            )
+        return self._given
+
+    def _close_the_given(self) -> None:
+        if self._home is None:
+            # No connection of it is known to us, so one loop is as good as another.
+            loop = _here() or shared_loop.loop()
+        else:
+            found = self._home.loop() if self._home.pid == os.getpid() else None
+            if found is None:
+                return
+            loop = found
+        with suppress(RuntimeError):  # Its owner's connections, on a loop that has ended.
+            _close_on(loop, self._given)
+
+
+class _Lent(NamedTuple):
+    client: AsyncOpenAI
+    keeper: AsyncGenerator[None]
+    pid: int
+
+
+class _Home(NamedTuple):
+    loop: weakref.ref[asyncio.AbstractEventLoop]
+    pid: int
+
+
+async def _keeper(client: AsyncOpenAI) -> AsyncGenerator[None]:
+    """Waits for its event loop to end: asyncio closes asynchronous generators before that."""
+    try:
+        yield
+    finally:
+        await client.close()
+
+
+_closing = set[asyncio.Task[None]]()
+
+
+def _close_on(loop: asyncio.AbstractEventLoop, client: AsyncOpenAI) -> None:
+    """Closes a client on its loop; waits for that, unless it is the loop we are on."""
+    if loop is _here():
+        task = loop.create_task(client.close())
+        _closing.add(task)  # A loop holds its tasks but weakly.
+        task.add_done_callback(_closing.discard)
+    elif loop.is_running():
+        with suppress(TimeoutError):  # A busy loop closes it once it finds the time.
+            asyncio.run_coroutine_threadsafe(client.close(), loop).result(_CLOSE_SECONDS)
+
+
+def _here() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _require_clients(client: object, async_client: object) -> None:
+    if not isinstance(client, OpenAI | AsyncOpenAI):
+        raise ConfigError(
+            f"{type(client).__name__} is not a client of the openai package.",
+            hint="Pass openai.OpenAI(base_url=…) or AsyncOpenAI; most servers speak its protocol.",
+        )
+    if async_client is not None and not isinstance(async_client, AsyncOpenAI):
+        raise ConfigError(
+            f"async_client is {type(async_client).__name__}, not openai.AsyncOpenAI.",
+        )

@@ -1,0 +1,169 @@
+"""The sampled judge: for models without logprobs, which are asked many times."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import openai
+from openai import AsyncOpenAI, OpenAI
+
+from guard._require import require_number
+from guard.errors import JudgeError, Unmeasured
+from guard.judges.client_judge import ClientJudge, Conversation
+from guard.judges.connection import Connection, Post
+from guard.judges.dialect import Dialect, Json, first_guess
+from guard.judges.endpoint import Endpoint, account_of, endpoint_for
+from guard.judges.negotiation import PATH, Body, failure_of, json_fields, negotiate
+from guard.place import StillThinking, spoken
+from guard.posterior import posterior
+from guard.prompt import DEFAULT_PROMPT, Prompt, Rendered
+from guard.query import Query
+from guard.reply import Reply
+from guard.verdict import Usage, Verdict
+
+MIN_SAMPLES, DEFAULT_SAMPLES, MAX_SAMPLES = 3, 20, 200
+# Enough for a model that cannot be kept from thinking; any other stops after a word.
+_THINKING_TOKENS = 4096
+
+
+class SampledJudge(ClientJudge):
+    """Judges by counting: the same question ``samples`` times at temperature 1.
+
+    For models that give no logprobs (Anthropic, Gemini, Grok, Groq). The share of True answers
+    estimates P(True); the verdict is the mean of its Beta posterior, the bounds are its 5 % and
+    95 % points (`guard.posterior`). It costs ``samples`` requests a query, which ``usage`` counts.
+    Never a default: its numbers are coarser than logprobs and need thresholds of their own.
+
+    20 answers of one kind give bounds of .867 or .133; with fewer than 18 no query can reach an
+    ``answer_at`` of .85.
+
+    Args:
+        client: an ``openai`` client, synchronous or asynchronous. The requests of one query are
+            made at the same time.
+        model: the model's name.
+        samples: answers per query, from 3 to 200.
+        async_client: a second, asynchronous client for `ajudge`, beside a synchronous ``client``.
+        model_family: the model behind a name that does not tell.
+        prompt: the words put to the judge, with the labels.
+        min_mass: share in [0, 1] of the answers that must hold a verdict.
+        extra_body: fields to add to every request.
+        close_clients: whether `close` closes the given clients too.
+
+    Raises:
+        ConfigError: not an ``openai`` client, a blank ``model``, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        client: OpenAI | AsyncOpenAI,
+        *,
+        model: str,
+        samples: int = DEFAULT_SAMPLES,
+        async_client: AsyncOpenAI | None = None,
+        model_family: str | None = None,
+        prompt: Prompt = DEFAULT_PROMPT,
+        min_mass: float = 0.5,
+        extra_body: Mapping[str, Json] | None = None,
+        close_clients: bool = False,
+    ) -> None:
+        require_number("samples", samples, MIN_SAMPLES, MAX_SAMPLES, whole=True)
+        require_number("min_mass", min_mass, 0, 1)
+        self._extra_body = json_fields(extra_body)
+        super().__init__(
+            Connection(client, async_client, close_clients=close_clients),
+            model=model,
+            signal="samples",
+            parts=[samples, model_family, prompt.fingerprint, min_mass, self._extra_body],
+        )
+        self.prompt = prompt
+        self.samples = samples
+        self._family = model_family
+        self._min_mass = min_mass
+        self._account = f"{account_of(client, self._extra_body)}:samples"
+
+    def render(self, query: Query) -> Rendered:
+        """The prompt for one query."""
+        return self.prompt.render(query)
+
+    def conversation(self, rendered: Rendered) -> Conversation:
+        """One judgement: a first request until the endpoint is known, then all others at once."""
+        endpoint = self._endpoint()
+
+        def write(dialect: Dialect) -> Body:
+            return {**dialect.body(self.name, rendered.text), **self._extra_body}
+
+        replies = list[object]()
+        if not endpoint.has_measured:
+            first = yield from negotiate(
+                endpoint, write, self._finished, rendered, thinking_tokens=_THINKING_TOKENS
+            )
+            replies.append(first)
+        left = self.samples - len(replies)
+        replies += yield Post(PATH, write(endpoint.dialect), left)
+        return self._verdict([self._answer(reply, rendered) for reply in replies], rendered)
+
+    def _endpoint(self) -> Endpoint:
+        known = endpoint_for(self.connection.base_url, self.name, self._family, self._account)
+        if known.dialect.top_logprobs:
+            # Nobody has asked yet: without logprobs, and warm, since answers are to differ.
+            guess = first_guess(self.connection.base_url, self.name, self._family)
+            known.dialect = replace(guess, top_logprobs=0, temperature=1.0)
+        return known
+
+    def _finished(self, reply: object, _body: Body) -> object:
+        """``reply`` unless it is a thought cut off, which other parameters may mend."""
+        try:
+            spoken(Reply.from_body(reply), self.prompt.labels)
+        except StillThinking:
+            raise
+        except Unmeasured:
+            pass  # One answer lost; there are others.
+        return reply
+
+    def _answer(self, reply: object, rendered: Rendered) -> "_Answer":
+        if isinstance(reply, openai.OpenAIError | JudgeError):
+            return _Answer(None, failure_of(reply, rendered))
+        read: Reply | None = None
+        try:
+            read = Reply.from_body(reply)
+            return _Answer(read, spoken(read, self.prompt.labels))
+        except Unmeasured as error:
+            return _Answer(read, error)
+
+    def _verdict(self, answers: "Sequence[_Answer]", rendered: Rendered) -> Verdict:
+        said = [answer.said for answer in answers if isinstance(answer.said, bool)]
+        mass = len(said) / len(answers)
+        if mass < self._min_mass or not said:
+            raise _too_few(answers, len(said))
+        share = posterior(said.count(True), said.count(False))
+        served = [answer.reply for answer in answers if answer.reply is not None]
+        return Verdict(
+            p_true=share.mean,
+            low=share.low,
+            high=share.high,
+            mass=mass,
+            emitted=None,
+            signal="samples",
+            fingerprint=self.fingerprint,
+            model=served[0].model,
+            system_fingerprint=served[0].system_fingerprint,
+            coverage=rendered.coverage,
+            usage=Usage.total(each.reply.usage if each.reply else None for each in answers),
+        )
+
+
+class _Answer(NamedTuple):
+    """One reply, if one came, and what it says or why it says nothing."""
+
+    reply: Reply | None
+    said: bool | JudgeError
+
+
+def _too_few(answers: Sequence[_Answer], said: int) -> JudgeError:
+    """The error of most answers."""
+    errors = [answer.said for answer in answers if isinstance(answer.said, JudgeError)]
+    kinds = Counter(error.kind for error in errors)
+    error = next(one for one in errors if one.kind == kinds.most_common(1)[0][0])
+    error.message = f"{error.message} ({said} of {len(answers)} answers held a verdict.)"
+    return error

@@ -1,0 +1,270 @@
+"""Several judges as one: a chain in which the next stands in for the last, or a mean of all."""
+
+import asyncio
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from guard.ask import aask, ask
+from guard.errors import ConfigError, JudgeError, JudgeUnavailable, Tried
+from guard.flow import arun, run
+from guard.judge import Judge
+from guard.judges import close
+from guard.odds import expit, logit
+from guard.profile import Profile
+from guard.query import Query
+from guard.verdict import Usage, Verdict
+from guard.worker import shared_workers
+
+_SAMPLES = "samples:"  # How the fingerprints of sampled judges begin.
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One judge of a chain.
+
+    Attributes:
+        judge: asked when all before it gave no verdict.
+        profile: the thresholds for this judge; ``None`` = those of the gate's policy, which only
+            the first judge (and one with the same fingerprint) may use.
+    """
+
+    judge: Judge
+    profile: Profile | None = None
+
+
+class _Ask(NamedTuple):
+    judge: Judge
+    query: Query
+    seconds: float
+
+
+class Chain:
+    """Judges one after the other: where one gives no verdict, the next is asked.
+
+    All of it happens inside one deadline. Each judge but the last gets an equal share of what is
+    left, so a slow one leaves room for the next. The verdict is that of one judge, never a mixture,
+    and the gate routes it by that judge's own profile. ``Verdict.tried`` says who was asked before
+    and why each was left.
+
+        Chain([Link(hosted), Link(local, Profile(Thresholds(0.9, 0.2)))])
+
+    Where none gives a verdict, the error of the last one is raised, with ``tried`` naming all. It
+    is retryable if any of theirs was.
+
+    Args:
+        links: in the order in which they are asked; a bare judge is a link without a profile.
+
+    Raises:
+        ConfigError: fewer than two links, a chain inside a chain, a later judge without a profile,
+            or two profiles for one fingerprint.
+        ProfileMismatch: a profile was fitted for another judge than it stands beside.
+    """
+
+    cancellable = True
+
+    def __init__(self, links: Sequence[Link | Judge]) -> None:
+        self.links = tuple(each if isinstance(each, Link) else Link(each) for each in links)
+        _require_links(self.links)
+        self.model: str | None = self.links[0].judge.model
+        self.fingerprint = _joint("chain", [link.judge for link in self.links])
+        self._profiles = _profiles(self.links)
+
+    @property
+    def profiles(self) -> Mapping[str, Profile]:
+        """Profiles by the fingerprint of the judge that they are for; the gate routes by them."""
+        return self._profiles
+
+    def judge(self, query: Query, *, timeout: float) -> Verdict:
+        """Measures one query; see `guard.judge.Judge`."""
+        return run(self._trip(query, timeout), lambda asked: ask(*asked))
+
+    async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
+        """As `judge`; cancelling it cancels whichever judge is being asked."""
+        return await arun(self._trip(query, timeout), lambda asked: aask(*asked))
+
+    def close(self) -> None:
+        """Closes every judge."""
+        for link in self.links:
+            close(link.judge)
+
+    async def aclose(self) -> None:
+        """Closes every judge."""
+        await asyncio.to_thread(self.close)
+
+    def _trip(self, query: Query, timeout: float) -> Generator[_Ask, Verdict, Verdict]:
+        end, tried, errors = time.monotonic() + timeout, list[Tried](), list[JudgeError]()
+        for number, link in enumerate(self.links):
+            started = time.monotonic()
+            share = max(0.001, end - started) / (len(self.links) - number)
+            try:
+                verdict = yield _Ask(link.judge, query, share)
+            except JudgeError as error:
+                errors.append(error)
+                tried.append(_tried(link.judge, error, time.monotonic() - started))
+            else:
+                model = verdict.model or link.judge.model
+                return replace(verdict, model=model, tried=tuple(tried))
+        raise _all_failed(errors, tried) from errors[-1]
+
+
+class Mean:
+    """Several judges asked at once; their verdicts are averaged in log-odds.
+
+    Averaging a judge over both orders of its labels (``Prompt(SWAPPED_TEMPLATE)``) takes out its
+    preference for one place; averaging two models takes out some of each one's noise. Where one
+    gives no verdict there is none: a mean of fewer would be another judge.
+
+    Args:
+        judges: two or more, none of them a chain; sampled judges only among themselves.
+
+    Raises:
+        ConfigError: fewer than two judges, or ones that must not be mixed.
+    """
+
+    cancellable = True
+
+    def __init__(self, judges: Sequence[Judge]) -> None:
+        self.judges = tuple(judges)
+        _require_many(self.judges, "A mean")
+        _require_alike(self.judges)
+        self.model: str | None = " + ".join(dict.fromkeys(str(one.model) for one in self.judges))
+        self.fingerprint = _joint("mean", self.judges)
+
+    def judge(self, query: Query, *, timeout: float) -> Verdict:
+        """Measures one query; see `guard.judge.Judge`."""
+        calls = [partial(one.judge, query, timeout=timeout) for one in self.judges]
+        return self._verdict(shared_workers.call_all(calls, timeout))
+
+    async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
+        """As `judge`; cancelling it cancels all of them."""
+        calls = [one.ajudge(query, timeout=timeout) for one in self.judges]
+        return self._verdict(await _together(calls))
+
+    def close(self) -> None:
+        """Closes every judge."""
+        for one in self.judges:
+            close(one)
+
+    async def aclose(self) -> None:
+        """Closes every judge."""
+        await asyncio.to_thread(self.close)
+
+    def _verdict(self, verdicts: Sequence[Verdict]) -> Verdict:
+        first = verdicts[0]
+        return replace(
+            first,
+            p_true=_mean(one.p_true for one in verdicts),
+            low=_mean(one.low for one in verdicts),
+            high=_mean(one.high for one in verdicts),
+            mass=min(one.mass for one in verdicts),
+            emitted=None,
+            signal="mean",
+            fingerprint=self.fingerprint,
+            model=self.model,
+            system_fingerprint=None,
+            coverage=min(one.coverage for one in verdicts),
+            usage=Usage.total(one.usage for one in verdicts),
+        )
+
+
+def _mean(probabilities: Iterable[float]) -> float:
+    return expit(statistics.fmean(map(logit, probabilities)))
+
+
+async def _together(calls: Sequence[Coroutine[Any, Any, Verdict]]) -> list[Verdict]:
+    """All results; the first failure is raised, and ends the others."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+# ── A chain's record ─────────────────────────────────────────────────────────────────────────────
+
+
+def _tried(judge: Judge, error: JudgeError, seconds: float) -> Tried:
+    return Tried(judge.fingerprint, judge.model, error.kind, error.message, seconds)
+
+
+def _all_failed(errors: Sequence[JudgeError], tried: Sequence[Tried]) -> JudgeError:
+    """The last one's error for all of them; retryable where one of them was."""
+    last = errors[-1]
+    why = ", ".join(f"{one.model or one.fingerprint}: {one.kind}" for one in tried)
+    message = f"None of {len(tried)} judges gave a verdict ({why}). The last: {last.message}"
+    waits = [error for error in errors if isinstance(error, JudgeUnavailable)]
+    failure: JudgeError
+    if waits:
+        asked = [error.retry_after for error in waits if error.retry_after is not None]
+        soonest = min(asked) if len(asked) == len(waits) else None
+        failure = JudgeUnavailable(
+            message, hint=last.hint, kind=last.kind, status=last.status, retry_after=soonest
+        )
+    else:
+        failure = type(last)(message, hint=last.hint, kind=last.kind, status=last.status)
+    failure.tried = tuple(tried)
+    return failure
+
+
+# ── What may stand together ──────────────────────────────────────────────────────────────────────
+
+
+def _require_links(links: Sequence[Link]) -> None:
+    _require_many([link.judge for link in links], "A chain")
+    first = links[0].judge.fingerprint
+    for number, link in enumerate(links):
+        if isinstance(link.judge, Chain):
+            raise ConfigError("A chain stands inside a chain.", hint="List its links instead.")
+        if link.profile is not None:
+            link.profile.require_for(link.judge.fingerprint)
+        elif link.judge.fingerprint != first:
+            raise ConfigError(
+                f"Judge {number + 1} of the chain ({link.judge.fingerprint}) has no profile.",
+                hint="Thresholds for one judge are not thresholds for another: write "
+                "Link(judge, Profile(Thresholds(answer_at=…, refuse_below=…))).",
+            )
+
+
+def _profiles(links: Sequence[Link]) -> dict[str, Profile]:
+    found = dict[str, Profile | None]()
+    for link in links:
+        if found.setdefault(link.judge.fingerprint, link.profile) != link.profile:
+            raise ConfigError(
+                f"Two sets of thresholds are given for {link.judge.fingerprint}.",
+                hint="Judges with one fingerprint share one profile, or none.",
+            )
+    return {fingerprint: profile for fingerprint, profile in found.items() if profile is not None}
+
+
+def _require_many(judges: Sequence[object], what: str) -> None:
+    if len(judges) < 2:
+        raise ConfigError(f"{what} needs at least two judges.", hint="Use the judge itself.")
+    for one in judges:
+        if not isinstance(one, Judge):
+            raise ConfigError(f"{type(one).__name__} is not a judge.")
+
+
+def _require_alike(judges: Sequence[Judge]) -> None:
+    if any(isinstance(one, Chain) for one in judges):
+        raise ConfigError(
+            "A mean cannot hold a chain: nobody could say whose verdicts it averages.",
+            hint="Make a chain of means instead.",
+        )
+    sampled = [one.fingerprint.startswith(_SAMPLES) for one in judges]
+    if any(sampled) and not all(sampled):
+        raise ConfigError(
+            "A mean cannot mix counted samples with measured probabilities.",
+            hint="Put the sampled judge into a chain, with a profile of its own.",
+        )
+
+
+def _joint(kind: str, judges: Sequence[Judge]) -> str:
+    parts = json.dumps([one.fingerprint for one in judges])
+    return f"{kind}:{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
