@@ -16,7 +16,7 @@ _PIECE = "\ufffd".encode()
 _SIGNS = {"\u2581".encode(): b" ", "\u0120".encode(): b" ", "\u010a".encode(): b"\n"}
 _MAX_LABEL_TOKENS = 6
 
-_WORDS = re.compile(r"\s*\S+|\s+")
+_WORDS = re.compile(r"\w+|[^\w\s]+|\s+")
 _WORD_ENDS = re.compile(r"[^\w]+")
 _OPENING_CLASS = "[" + re.escape(OPENING) + r"\s]"
 _PREAMBLE = re.compile(
@@ -129,7 +129,7 @@ def spoken(reply: Reply, labels: Labels) -> bool:
     Raises:
         Unmeasured: withheld, refused, or neither label where the verdict belongs.
     """
-    texts = _WORDS.findall(reply.text)
+    texts = _WORDS.findall(reply.text) or [""]  # What is empty lacks no logprobs.
     tokens = [Token(text, text.encode("utf-8", "surrogatepass"), None) for text in texts]
     positions = tuple(Position(token, ()) for token in tokens)
     usable_positions(replace(reply, positions=positions))

@@ -10,7 +10,7 @@ import hmac
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from guard._require import require_number
 from guard.errors import ConfigError, Unmeasured
@@ -148,6 +148,19 @@ class Prompt:
             hashlib.sha256(self.secret.encode("utf-8", "surrogatepass")).hexdigest()[:8],
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def swapped(self) -> "Prompt":
+        """This prompt with the labels named in the other order.
+
+        Raises:
+            ConfigError: its template is its own.
+        """
+        if self.template != DEFAULT_TEMPLATE:
+            raise ConfigError(
+                "Nobody can say what this template is with its labels in the other order.",
+                hint="Write it yourself, and give Mean both judges.",
+            )
+        return replace(self, template=SWAPPED_TEMPLATE)
 
     def render(self, query: Query) -> Rendered:
         """The prompt for one query: the same query always gives the same bytes.

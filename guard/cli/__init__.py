@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from guard import __version__
-from guard.cli import check, demo
+from guard.cli import check, demo, doctor
 from guard.cli.check import one_line
 from guard.errors import ConfigError, GuardError
 
@@ -49,6 +49,7 @@ def rag_guard(version: _Version = False) -> None:
 # Each further subcommand is one import and one line here.
 app.command()(check.check)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
 
 
 def main(args: Sequence[str] | None = None) -> None:

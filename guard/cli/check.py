@@ -67,8 +67,8 @@ def check(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="openai:MODEL, gguf:PATH, embedded or one of your own; scripted:0.9 always says "
-            "0.9, for trying things.",
+            help=f"{', '.join(judges.KNOWN)} or one of your own; scripted:0.9 always says 0.9, for "
+            "trying things. See also: rag-guard doctor.",
         ),
     ] = None,
     base_url: Annotated[

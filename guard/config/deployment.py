@@ -107,6 +107,7 @@ class Table(_Part):
         description="a whole number from 3 to 200, e.g. 20",
     )
     ask_underspecified: bool = Field(default=False, description="true or false")
+    both_orders: bool = Field(default=False, description="true or false")
     fallback: str | None = Field(
         default=None,
         description="the name of another deployment in this file, asked where this one's judge "

@@ -17,20 +17,16 @@ _LOCAL_JUDGES = ("embedded", "gguf", "scripted")
 def judge_of(chain: Sequence[Settled], environ: Mapping[str, str]) -> Judge:
     """The judge of the first deployment, with those of its fallbacks behind it.
 
-    A fallback brings its judge and its thresholds; everything else is the first one's, and so are
-    the thresholds where it is the same judge at another address.
+    A fallback brings its judge and its thresholds; everything else is the first one's. Where the
+    same judge stands at several addresses, the thresholds of the first of them are for all.
     """
     made = [_judge(settled, environ) for settled in chain]
     if len(made) == 1:
         return made[0]
-    own = made[0].fingerprint
-    cuts = [settled.deployment.thresholds() for settled in chain]
-    return Chain(
-        [
-            Link(judge, None if judge.fingerprint == own else Profile(each))
-            for judge, each in zip(made, cuts, strict=True)
-        ]
-    )
+    profiles: dict[str, Profile | None] = {made[0].fingerprint: None}  # The gate's own policy.
+    for judge, settled in zip(made, chain, strict=True):
+        profiles.setdefault(judge.fingerprint, Profile(settled.deployment.thresholds()))
+    return Chain([Link(judge, profiles[judge.fingerprint]) for judge in made])
 
 
 def _judge(settled: Settled, environ: Mapping[str, str]) -> Judge:
@@ -51,6 +47,7 @@ def _judge(settled: Settled, environ: Mapping[str, str]) -> Judge:
             api_version=keys.api_version,
             samples=keys.samples,
             ask_underspecified=keys.ask_underspecified,
+            both_orders=keys.both_orders,
         )
     except ConfigError as error:
         place = settled.origins["judge"]

@@ -82,6 +82,7 @@ class JudgeOptions:
     api_version: str | None = None
     samples: int = DEFAULT_SAMPLES
     ask_underspecified: bool = False
+    both_orders: bool = False
 
 
 def from_name(
@@ -95,6 +96,7 @@ def from_name(
     api_version: str | None = None,
     samples: int = DEFAULT_SAMPLES,
     ask_underspecified: bool = False,
+    both_orders: bool = False,
 ) -> Judge:
     """The judge that a name stands for.
 
@@ -115,14 +117,28 @@ def from_name(
         samples: answers per query, for ``samples:``.
         ask_underspecified: for ``decisions:`` and ``systemone:``, whether the same request asks if
             the question itself is under-specified.
+        both_orders: for ``openai:`` and ``azure:``, whether to ask twice, with the labels in both
+            orders, and take the mean in log-odds.
 
     Raises:
         ConfigError: unknown name, missing key, missing file, or an extra that is not installed.
     """
     kind, _, argument = name.partition(":")
     options = JudgeOptions(
-        base_url, api_key, model_family, prompt, min_mass, api_version, samples, ask_underspecified
+        base_url=base_url,
+        api_key=api_key,
+        model_family=model_family,
+        prompt=prompt,
+        min_mass=min_mass,
+        api_version=api_version,
+        samples=samples,
+        ask_underspecified=ask_underspecified,
+        both_orders=both_orders,
     )
+    if both_orders and kind in _MAKERS and kind not in ("openai", "azure"):
+        raise ConfigError(
+            f"both_orders is for openai: and azure:, not for {kind}:.", hint="Take it away."
+        )
     maker = _MAKERS.get(kind) or _plugged_in(kind)
     if maker is None:
         # A key written in the wrong place must not be repeated; a name is short and plain.
@@ -183,7 +199,7 @@ def _azure_setting(given: str | None, variable: str, key: str) -> str:
 def _chat(client: "AsyncOpenAI", model: str, options: JudgeOptions) -> Judge:
     from guard.judges.chat import ChatJudge
 
-    return ChatJudge(
+    judge = ChatJudge(
         client,
         model=model,
         model_family=options.model_family,
@@ -191,6 +207,11 @@ def _chat(client: "AsyncOpenAI", model: str, options: JudgeOptions) -> Judge:
         min_mass=options.min_mass,
         close_clients=True,
     )
+    if not options.both_orders:
+        return judge
+    from guard.judges.several import Mean
+
+    return Mean([judge, judge.with_prompt(options.prompt.swapped())])
 
 
 def _decisions(model: str, options: JudgeOptions) -> Judge:

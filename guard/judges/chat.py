@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Mapping
+from copy import copy
 
 from openai import AsyncOpenAI, OpenAI
 
 from guard._json import as_int
 from guard._require import require_number
-from guard.judges.client_judge import ClientJudge, Conversation
+from guard.judges.client_judge import ClientJudge, Conversation, fingerprint_of
 from guard.judges.connection import Connection
 from guard.judges.dialect import Dialect, Json
 from guard.judges.endpoint import account_of, endpoint_for
@@ -16,6 +17,8 @@ from guard.prompt import DEFAULT_PROMPT, Prompt, Rendered
 from guard.query import Query
 from guard.reading import read_verdict
 from guard.verdict import Verdict
+
+_SIGNAL = "chat-logprobs"
 
 
 class ChatJudge(ClientJudge):
@@ -61,13 +64,21 @@ class ChatJudge(ClientJudge):
         super().__init__(
             Connection(client, async_client, close_clients=close_clients),
             model=model,
-            signal="chat-logprobs",
+            signal=_SIGNAL,
             parts=[model_family, prompt.fingerprint, min_mass, self._extra_body],
         )
         self.prompt = prompt
         self._family = model_family
         self._min_mass = min_mass
         self._account = account_of(client, self._extra_body)
+
+    def with_prompt(self, prompt: Prompt) -> "ChatJudge":
+        """This judge with other words, on the same connections; closing one closes both."""
+        other = copy(self)
+        other.prompt = prompt
+        parts = [self._family, prompt.fingerprint, self._min_mass, self._extra_body]
+        other.fingerprint = fingerprint_of(_SIGNAL, self.name, parts)
+        return other
 
     def render(self, query: Query) -> Rendered:
         """The prompt for one query."""

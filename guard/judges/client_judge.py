@@ -43,8 +43,7 @@ class ClientJudge:
         self.model: str | None = model
         self.name = model
         self.connection = connection
-        digest = hashlib.sha256(json.dumps([model, parts], sort_keys=True).encode()).hexdigest()
-        self.fingerprint = f"{signal}:{model}:{digest[:16]}"
+        self.fingerprint = fingerprint_of(signal, model, parts)
 
     def render(self, query: Query) -> Rendered:
         """The words for one query."""
@@ -93,6 +92,12 @@ class ClientJudge:
         if sum(map(len, query.contexts)) > _INLINE_CHARACTERS:
             return await asyncio.to_thread(self.render, query)
         return self.render(query)
+
+
+def fingerprint_of(signal: str, model: str, parts: object) -> str:
+    """A short text over everything that verdicts depend on; ``parts`` is JSON-ready."""
+    digest = hashlib.sha256(json.dumps([model, parts], sort_keys=True).encode()).hexdigest()
+    return f"{signal}:{model}:{digest[:16]}"
 
 
 def _require_model(model: object) -> None:

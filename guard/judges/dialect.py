@@ -29,6 +29,12 @@ _LIMIT = re.compile(
 _AT_LEAST = re.compile(
     r"(?:at least|minimum(?: value)?(?: is| of)?|greater than or equal to|>=)\D{0,12}(\d+)"
 )
+_WANTS_NUMBER = re.compile(
+    r"(?:expected|must be|should be|not of type)\W+(?:an? )?(?:valid )?\W*int"
+)
+_WANTS_TRUTH_VALUE = re.compile(
+    r"(?:expected|must be|should be|not of type)\W+(?:an? )?(?:valid )?\W*bool"
+)
 _UNSUPPORTED = re.compile(
     r"not (?:supported|allowed|enabled|permitted|available)|unsupported|unknown|unrecogni[sz]ed"
     # Not "invalid" alone: it stands in the type of every error of OpenAI ("invalid_request_error").
@@ -130,7 +136,7 @@ def learn(dialect: Dialect, complaint: str) -> Dialect | None:
         complaint: the text of its HTTP 400, 403 or 422 error body.
     """
     text = complaint.casefold()
-    for lesson in (_token_floor, _token_name, _alternatives, _refused_field, _warmth, _reasoning):
+    for lesson in _LESSONS:
         learnt = lesson(dialect, text)
         if learnt is not None and learnt != dialect:
             return learnt
@@ -163,10 +169,25 @@ def _token_floor(dialect: Dialect, text: str) -> Dialect | None:
 
 
 def _alternatives(dialect: Dialect, text: str) -> Dialect | None:
-    if "logprobs" not in text or not (found := _LIMIT.search(text)):
+    # TGI complains in the words of its own API: "`top_n_tokens` must be >= 0 and <= 5".
+    named = "logprobs" in text or "top_n_tokens" in text
+    if not named or not (found := _LIMIT.search(text)):
         return None
     limit = int(found[1])
     return replace(dialect, top_logprobs=limit) if 0 < limit < dialect.top_logprobs else None
+
+
+def _count(dialect: Dialect, text: str) -> Dialect | None:
+    """``logprobs: true`` or ``logprobs: 20``: Together's newer models take the one, older the other
+    (UKGovernmentBEIS/inspect_ai, pull request 5149)."""
+    name = "logprobs_as_count"
+    if dialect.logprobs_as_count:
+        # The newer ones do not name the field: "invalid type: integer `20`, expected a boolean".
+        if _WANTS_TRUTH_VALUE.search(text) and name not in dialect.refused:
+            return replace(dialect, logprobs_as_count=False, refused=dialect.refused | {name})
+    elif "logprobs" in text and _WANTS_NUMBER.search(text) and name not in dialect.refused:
+        return replace(dialect, logprobs_as_count=True)
+    return None
 
 
 def _refused_field(dialect: Dialect, text: str) -> Dialect | None:
@@ -187,3 +208,14 @@ def _reasoning(dialect: Dialect, text: str) -> Dialect | None:
     if not denies_logprobs(text) or name in dialect.extra or name in dialect.refused:
         return None
     return replace(dialect, extra={**dialect.extra, name: THINKING_SWITCHES[name]})
+
+
+_LESSONS = (
+    _token_floor,
+    _token_name,
+    _alternatives,
+    _count,
+    _refused_field,
+    _warmth,
+    _reasoning,
+)

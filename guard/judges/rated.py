@@ -1,6 +1,7 @@
 """A rated judge: an endpoint that rates statements itself and names their probabilities."""
 
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from guard.verdict import Signal, Usage, Verdict
 # OpenAI rounds to two decimals (Effect's documentation of the endpoint); others may round finer.
 COARSEST_DECIMALS, FINEST_DECIMALS = 2, 6
 _FLOAT32_NOISE = 1e-7
+_NAME = re.compile(r"[\w.:/@+=-]{1,200}")
 
 NAMES = ("has_sufficient_context", "is_underspecified")
 """The ids of the two questions, in the order in which they are asked."""
@@ -97,7 +99,11 @@ class RatedJudge(ClientJudge):
             raise self._failure(error, rendered) from error
         reply = as_map(answer)
         if not reply:
-            raise malformed("answers with something that is no JSON object")
+            raise malformed(
+                f"answers with something that is no JSON object, {type(answer).__name__}"
+            )
+        if reply.get("error"):
+            raise malformed("reports an error inside HTTP 200")  # As OpenRouter does.
         return self._verdict(self.ratings(reply, NAMES[: len(self._questions)]), reply, rendered)
 
     @abstractmethod
@@ -118,7 +124,7 @@ class RatedJudge(ClientJudge):
             emitted=None,
             signal=self.signal,
             fingerprint=self.fingerprint,
-            model=as_text(reply.get("model")),
+            model=_name(reply.get("model")),
             coverage=asked.coverage,
             usage=_usage(as_map(reply.get("usage"))),
             p_underspecified=rating.underspecified,
@@ -164,14 +170,19 @@ def rounding(value: float) -> float:
     return 0.0
 
 
+def _name(value: object) -> str | None:
+    """A name for the record; anything longer or odder may be a text that does not belong there."""
+    text = as_text(value) or ""
+    return text if _NAME.fullmatch(text) else None
+
+
 def _usage(found: Mapping[str, object]) -> Usage | None:
-    if not found:
-        return None
-    return Usage(
+    spent = Usage(
         as_int(found.get("input_tokens")),
         as_int(found.get("output_tokens")),
         as_int(as_map(found.get("input_tokens_details")).get("cached_tokens")),
     )
+    return None if spent == Usage() else spent
 
 
 def _require_plain(prompt: Prompt, statement: object, name: str) -> None:

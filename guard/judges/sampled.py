@@ -14,6 +14,7 @@ from guard.judges.client_judge import ClientJudge, Conversation
 from guard.judges.connection import Connection, Post
 from guard.judges.dialect import Dialect, Json, first_guess
 from guard.judges.endpoint import Endpoint, account_of, endpoint_for
+from guard.judges.failures import COMPLAINTS
 from guard.judges.negotiation import PATH, Body, failure_of, json_fields, negotiate
 from guard.place import StillThinking, spoken
 from guard.posterior import posterior
@@ -94,14 +95,19 @@ class SampledJudge(ClientJudge):
             return {**dialect.body(self.name, rendered.text), **self._extra_body}
 
         replies = list[object]()
-        if not endpoint.has_measured:
+        if endpoint.has_measured:
+            replies = yield Post(PATH, write(endpoint.dialect), self.samples)
+        # Where all are turned down, or cut off in thought, the endpoint is not as it was.
+        answers = [self._answer(reply, rendered) for reply in replies]
+        if all(
+            _may_be_mended(reply, answer) for reply, answer in zip(replies, answers, strict=True)
+        ):
             first = yield from negotiate(
                 endpoint, write, self._finished, rendered, thinking_tokens=_THINKING_TOKENS
             )
-            replies.append(first)
-        left = self.samples - len(replies)
-        replies += yield Post(PATH, write(endpoint.dialect), left)
-        return self._verdict([self._answer(reply, rendered) for reply in replies], rendered)
+            others = yield Post(PATH, write(endpoint.dialect), self.samples - 1)
+            answers = [self._answer(reply, rendered) for reply in (first, *others)]
+        return self._verdict(answers, rendered)
 
     def _endpoint(self) -> Endpoint:
         known = endpoint_for(self.connection.base_url, self.name, self._family, self._account)
@@ -123,7 +129,9 @@ class SampledJudge(ClientJudge):
 
     def _answer(self, reply: object, rendered: Rendered) -> "_Answer":
         if isinstance(reply, openai.OpenAIError | JudgeError):
-            return _Answer(None, failure_of(reply, rendered))
+            failure = failure_of(reply, rendered)
+            failure.__cause__ = None if failure is reply else reply
+            return _Answer(None, failure)
         read: Reply | None = None
         try:
             read = Reply.from_body(reply)
@@ -158,6 +166,12 @@ class _Answer(NamedTuple):
 
     reply: Reply | None
     said: bool | JudgeError
+
+
+def _may_be_mended(reply: object, answer: _Answer) -> bool:
+    """Whether other parameters may bring what this reply lacks."""
+    turned_down = isinstance(reply, openai.APIStatusError) and reply.status_code in COMPLAINTS
+    return turned_down or isinstance(answer.said, StillThinking)
 
 
 def _too_few(answers: Sequence[_Answer], said: int) -> JudgeError:

@@ -8,13 +8,22 @@ import time
 from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from guard.ask import aask, ask
-from guard.errors import ConfigError, JudgeError, JudgeUnavailable, Tried
+from guard.errors import (
+    ConfigError,
+    JudgeError,
+    JudgeRejected,
+    JudgeUnavailable,
+    Tried,
+    Unmeasured,
+    UnmeasuredKind,
+)
 from guard.flow import arun, run
 from guard.judge import Judge
 from guard.judges import close
+from guard.loop import shared_loop
 from guard.odds import expit, logit
 from guard.profile import Profile
 from guard.query import Query
@@ -22,6 +31,7 @@ from guard.verdict import Usage, Verdict
 from guard.worker import shared_workers
 
 _SAMPLES = "samples:"  # How the fingerprints of sampled judges begin.
+_LAST_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,13 @@ class _Ask(NamedTuple):
     judge: Judge
     query: Query
     seconds: float
+
+
+class _About(TypedDict):
+    hint: str | None
+    kind: UnmeasuredKind
+    status: int | None
+    request_id: str | None
 
 
 class Chain:
@@ -72,7 +89,7 @@ class Chain:
         self.links = tuple(each if isinstance(each, Link) else Link(each) for each in links)
         _require_links(self.links)
         self.model: str | None = self.links[0].judge.model
-        self.fingerprint = _joint("chain", [link.judge for link in self.links])
+        self.fingerprint = _joint("chain", [link.judge.fingerprint for link in self.links])
         self._profiles = _profiles(self.links)
 
     @property
@@ -98,7 +115,9 @@ class Chain:
         await asyncio.to_thread(self.close)
 
     def _trip(self, query: Query, timeout: float) -> Generator[_Ask, Verdict, Verdict]:
-        end, tried, errors = time.monotonic() + timeout, list[Tried](), list[JudgeError]()
+        # Before the caller's own clock strikes, which would hide who was asked.
+        end = time.monotonic() + timeout - min(_LAST_SECONDS, timeout / 4)
+        tried, errors = list[Tried](), list[JudgeError]()
         for number, link in enumerate(self.links):
             started = time.monotonic()
             share = max(0.001, end - started) / (len(self.links) - number)
@@ -110,7 +129,8 @@ class Chain:
             else:
                 model = verdict.model or link.judge.model
                 return replace(verdict, model=model, tried=tuple(tried))
-        raise _all_failed(errors, tried) from errors[-1]
+        late = time.monotonic() >= end
+        raise _all_failed(errors, tried, wait=timeout if late else None) from errors[-1]
 
 
 class Mean:
@@ -134,12 +154,12 @@ class Mean:
         _require_many(self.judges, "A mean")
         _require_alike(self.judges)
         self.model: str | None = " + ".join(dict.fromkeys(str(one.model) for one in self.judges))
-        self.fingerprint = _joint("mean", self.judges)
+        self.fingerprint = _joint("mean", sorted(one.fingerprint for one in self.judges))
 
     def judge(self, query: Query, *, timeout: float) -> Verdict:
         """Measures one query; see `guard.judge.Judge`."""
-        calls = [partial(one.judge, query, timeout=timeout) for one in self.judges]
-        return self._verdict(shared_workers.call_all(calls, timeout))
+        # Not one after the other: the first failure is to end the wait for all.
+        return self._verdict(shared_loop.run(self._on_workers(query, timeout), timeout))
 
     async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
         """As `judge`; cancelling it cancels all of them."""
@@ -155,21 +175,26 @@ class Mean:
         """Closes every judge."""
         await asyncio.to_thread(self.close)
 
+    async def _on_workers(self, query: Query, timeout: float) -> list[Verdict]:
+        calls = [partial(one.judge, query, timeout=timeout) for one in self.judges]
+        return await _together([shared_workers.acall(call, timeout) for call in calls])
+
     def _verdict(self, verdicts: Sequence[Verdict]) -> Verdict:
-        first = verdicts[0]
-        return replace(
-            first,
-            p_true=_mean(one.p_true for one in verdicts),
-            low=_mean(one.low for one in verdicts),
-            high=_mean(one.high for one in verdicts),
+        p_true = _mean(one.p_true for one in verdicts)
+        doubts = [one.p_underspecified for one in verdicts if one.p_underspecified is not None]
+        return Verdict(
+            p_true=p_true,
+            # A bound as near as a rounding error must not come to lie on the other side.
+            low=min(p_true, _mean(one.low for one in verdicts)),
+            high=max(p_true, _mean(one.high for one in verdicts)),
             mass=min(one.mass for one in verdicts),
             emitted=None,
             signal="mean",
             fingerprint=self.fingerprint,
             model=self.model,
-            system_fingerprint=None,
             coverage=min(one.coverage for one in verdicts),
             usage=Usage.total(one.usage for one in verdicts),
+            p_underspecified=_mean(doubts) if doubts else None,
         )
 
 
@@ -194,23 +219,34 @@ def _tried(judge: Judge, error: JudgeError, seconds: float) -> Tried:
     return Tried(judge.fingerprint, judge.model, error.kind, error.message, seconds)
 
 
-def _all_failed(errors: Sequence[JudgeError], tried: Sequence[Tried]) -> JudgeError:
-    """The last one's error for all of them; retryable where one of them was."""
+def _all_failed(
+    errors: Sequence[JudgeError], tried: Sequence[Tried], wait: float | None
+) -> JudgeError:
+    """The last one's error for all of them; retryable where one of them was.
+
+    ``wait``: whoever had no time left need not try again within it.
+    """
     last = errors[-1]
     why = ", ".join(f"{one.model or one.fingerprint}: {one.kind}" for one in tried)
     message = f"None of {len(tried)} judges gave a verdict ({why}). The last: {last.message}"
-    waits = [error for error in errors if isinstance(error, JudgeUnavailable)]
+    about = _About(hint=last.hint, kind=last.kind, status=last.status, request_id=last.request_id)
     failure: JudgeError
-    if waits:
-        asked = [error.retry_after for error in waits if error.retry_after is not None]
-        soonest = min(asked) if len(asked) == len(waits) else None
-        failure = JudgeUnavailable(
-            message, hint=last.hint, kind=last.kind, status=last.status, retry_after=soonest
-        )
+    if any(error.retryable for error in errors):
+        failure = JudgeUnavailable(message, retry_after=wait or _soonest(errors), **about)
     else:
-        failure = type(last)(message, hint=last.hint, kind=last.kind, status=last.status)
+        # A judge's own kind of error may be made in another way than ours.
+        known = (kind for kind in (JudgeRejected, Unmeasured) if isinstance(last, kind))
+        failure = next(known, JudgeError)(message, **about)
     failure.tried = tuple(tried)
     return failure
+
+
+def _soonest(errors: Sequence[JudgeError]) -> float | None:
+    """Seconds until one of those that may serve later is to be asked again, where all say so."""
+    retryable = [error for error in errors if error.retryable]
+    waits = [error.retry_after for error in retryable if isinstance(error, JudgeUnavailable)]
+    asked = [wait for wait in waits if wait is not None]
+    return min(asked) if len(asked) == len(retryable) else None
 
 
 # ── What may stand together ──────────────────────────────────────────────────────────────────────
@@ -265,6 +301,6 @@ def _require_alike(judges: Sequence[Judge]) -> None:
         )
 
 
-def _joint(kind: str, judges: Sequence[Judge]) -> str:
-    parts = json.dumps([one.fingerprint for one in judges])
-    return f"{kind}:{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
+def _joint(kind: str, fingerprints: Sequence[str]) -> str:
+    digest = hashlib.sha256(json.dumps(fingerprints).encode()).hexdigest()
+    return f"{kind}:{digest[:16]}"

@@ -1,0 +1,132 @@
+"""``rag-guard doctor``: what an endpoint can do as a judge, and the lines to write for it."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from guard import judges
+from guard.cli.check import plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from guard.doctor import Report
+
+EXIT_CODES = {"can judge": 0, "only with": 0, "not known": 5, "cannot": 6}
+"""Exit code by conclusion."""
+
+_MARKS = {
+    "ok": ("green", "ok"),
+    "warn": ("yellow", "note"),
+    "bad": ("red", "no"),
+    "unknown": ("dim", "?"),
+}
+_COLOURS = {"can judge": "green", "only with": "yellow", "cannot": "red", "not known": "magenta"}
+
+
+def doctor(
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"{', '.join(judges.KNOWN)} or one of your own.",
+        ),
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="The judge's endpoint; else OPENAI_BASE_URL.")
+    ] = None,
+    model_family: Annotated[
+        str | None,
+        typer.Option(metavar="FAMILY", help="The model behind a name that does not tell."),
+    ] = None,
+    api_version: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Azure's; else OPENAI_API_VERSION.")
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The configuration (TOML); else RAG_GUARD_CONFIG."),
+    ] = None,
+    deployment: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Which of its deployments; else RAG_GUARD_DEPLOYMENT."),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, max=3600, help="For each of its judgements."),
+    ] = 30.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as JSON and nothing else.")
+    ] = False,
+) -> None:
+    """Finds out what an endpoint can do as a judge, and prints the lines to put into guard.toml.
+
+    It makes about a dozen calls with texts of its own: is it reachable, does it return logprobs,
+    how many, does it tell two known cases apart, does the order of the labels matter, what does it
+    do with long prompts. Where it gives no logprobs, what else works at that address is tried.
+
+    The exit code is 0 if it can judge (as it is, or with what is printed), 6 if it cannot, 5 if
+    that could not be found out (not reachable, key refused, unknown model), 2 for misuse.
+    """
+    from rich.console import Console
+
+    from guard.config import load_gate, resolve
+    from guard.doctor import examine
+
+    options = {
+        "judge": judge,
+        "base_url": base_url,
+        "model_family": model_family,
+        "api_version": api_version,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    _, keys = resolve(config, deployment, options=given)
+    gate = load_gate(config, deployment=deployment, options=given)
+    with Console(stderr=True).status("asking about two known cases") as status:
+        try:
+            report = examine(
+                gate.judge,
+                keys,
+                time_limit=timeout,
+                progress=lambda what: status.update(plain(what)),
+            )
+        finally:
+            judges.close(gate.judge)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict()))
+    else:
+        _show(report, Console(emoji=False, highlight=False, markup=False))
+    raise typer.Exit(EXIT_CODES[report.conclusion])
+
+
+def _show(report: "Report", console: "Console") -> None:
+    """Prints a report for people: a table of findings, the conclusion, the lines to paste."""
+    from rich.table import Table
+    from rich.text import Text
+
+    where = f" at {report.address}" if report.address else ""
+    console.print(plain(f"{report.judge}{where}"), style="bold")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for finding in report.findings:
+        colour, mark = _MARKS[finding.state]
+        name = finding.name.replace("_", " ")
+        table.add_row(Text(mark, colour), Text(name), Text(plain(finding.detail)))
+    console.print(table)
+    console.print()
+    colour = _COLOURS[report.conclusion]
+    said = (report.conclusion.upper(), f"bold {colour}")
+    console.print(Text.assemble(said, "  ", plain(report.because)))
+    for need in report.needs:
+        console.print(Text(f"- {plain(need)}"))
+    _show_lines(report, console)
+
+
+def _show_lines(report: "Report", console: "Console") -> None:
+    from rich.text import Text
+
+    if report.instead is not None:
+        console.print(Text(f"Use instead: {plain(report.instead)}"))
+    if report.toml is not None:
+        console.print(Text("\nFor guard.toml:\n"))
+        # Not wrapped: these lines are there to be pasted.
+        console.print(Text(plain(report.toml)), soft_wrap=True)

@@ -1,0 +1,301 @@
+"""The examination of a chat endpoint: what it lists, takes, remembers and cuts."""
+
+import re
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import openai
+
+from guard._json import as_int
+from guard.doctor.cases import INSUFFICIENT, LONG, SUFFICIENT
+from guard.doctor.exchange import Exchange, Line
+from guard.doctor.report import Finding, State
+from guard.errors import JudgeError
+from guard.judges.chat import ChatJudge
+from guard.judges.connection import Post
+from guard.judges.dialect import THINKING_SWITCHES, Dialect, learn
+from guard.judges.failures import complaint
+from guard.judges.negotiation import PATH, failure_of
+from guard.odds import logit
+from guard.reading import read_verdict
+from guard.reply import Reply
+from guard.verdict import Verdict
+
+APART = 0.1
+"""How far apart the two known cases must be, as probabilities, to count as told apart."""
+
+_SATURATED = 12.0  # Nats: beyond it a list shows nothing of what temperature does.
+_WARM = 0.5
+_CUT_SHARE = 0.6
+_FULL_LIST = 20
+_LIMIT = re.compile(r"(?:n_ctx|context length|context size|context window)\D{0,24}(\d{3,7})")
+
+
+@dataclass(slots=True)
+class Examination:
+    """What is known of a chat endpoint so far.
+
+    Attributes:
+        findings: in the order in which they were made.
+        yes, no: the exchanges about the two known cases.
+        swapped: their P(True) with the labels in the other order.
+        room: characters of contexts that the endpoint takes uncut; ``None`` = all that were tried.
+    """
+
+    judge: ChatJudge
+    line: Line
+    yes: Exchange
+    no: Exchange
+    findings: list[Finding] = field(default_factory=list[Finding])
+    swapped: tuple[float, float] | None = None
+    room: int | None = None
+
+    @property
+    def pair(self) -> tuple[float, float]:
+        """P(True) of the sufficient and of the insufficient case."""
+        found = pair_of(self.yes, self.no)
+        assert found is not None
+        return found
+
+    @property
+    def signal(self) -> str:
+        """What the verdicts are read from; the weaker, where the two differ."""
+        signals = [one.verdict.signal for one in (self.yes, self.no) if one.verdict]
+        return min(signals, key=("logprobs-emitted", "logprobs-truncated", "logprobs").index)
+
+
+def examine_chat(judge: ChatJudge, line: Line, yes: Exchange, no: Exchange) -> Examination:
+    """Everything about an endpoint that has given a verdict on both known cases."""
+    found = Examination(judge, line, yes, no)
+    for step in (_lists, _masses, _orders, _temperature, _reasoning, _floor, _speed, _length):
+        found.findings += step(found)
+    return found
+
+
+def pair_of(yes: Exchange, no: Exchange) -> tuple[float, float] | None:
+    """P(True) of two cases, if both have a verdict."""
+    if yes.verdict is None or no.verdict is None:
+        return None
+    return yes.verdict.p_true, no.verdict.p_true
+
+
+def latency(seconds: Sequence[float]) -> Finding:
+    """The median wall-clock time of one request."""
+    median = statistics.median(seconds)
+    told = f"{median:.2f} s a request, the median of {len(seconds)}."
+    return Finding("latency", "ok" if median < 3 else "warn", median, told)
+
+
+# ── One step each ────────────────────────────────────────────────────────────────────────────────
+
+
+def _lists(found: Examination) -> Iterator[Finding]:
+    asked = as_int(found.yes.body.get("top_logprobs")) or as_int(found.yes.body.get("logprobs"))
+    listed = max(_listed(found.yes), _listed(found.no))
+    yield {
+        "logprobs": Finding("logprobs", "ok", "present", "The most likely tokens are listed."),
+        "logprobs-truncated": Finding(
+            "logprobs",
+            "warn",
+            "truncated",
+            "Only tokens with real mass are listed: a confident verdict shows nothing but an end.",
+        ),
+        "logprobs-emitted": Finding(
+            "logprobs",
+            "warn",
+            "emitted only",
+            "Only the written token's own logprob comes back: it gives one bound, not P(True).",
+        ),
+    }[found.signal]
+    wide = listed >= _FULL_LIST
+    yield Finding(
+        "alternatives",
+        "ok" if wide else "warn",
+        listed,
+        f"{listed} listed per token, {asked} asked for."
+        + ("" if wide else " What is not listed widens the bounds."),
+    )
+
+
+def _listed(exchange: Exchange) -> int:
+    positions = Reply.from_body(exchange.replies[-1]).positions or ()
+    return max((len(position.alternatives) for position in positions), default=0)
+
+
+def _masses(found: Examination) -> Iterator[Finding]:
+    mass = min(one.verdict.mass for one in (found.yes, found.no) if one.verdict)
+    state: State = "ok" if mass >= 0.9 else "warn"
+    yield Finding(
+        "mass", state, mass, f"At least {mass:.3f} of the probability went to the labels."
+    )
+    yield verdicts(*found.pair)
+
+
+def verdicts(yes: float, no: float) -> Finding:
+    """How the two known cases were judged."""
+    values = {"sufficient": yes, "insufficient": no}
+    told = f"P = {yes:.3f} where the answer is there, {no:.3f} where it is missing."
+    if yes - no < APART:
+        return Finding("verdicts", "bad", values, f"{told} It cannot tell them apart.")
+    if yes > 0.5 > no:
+        return Finding("verdicts", "ok", values, told)
+    return Finding("verdicts", "warn", values, f"{told} Both on one side: fit the thresholds.")
+
+
+def _orders(found: Examination) -> Iterator[Finding]:
+    given = found.judge
+    judge = given.with_prompt(given.prompt.swapped())
+    both = [found.line.exchange(judge, query) for query in (SUFFICIENT, INSUFFICIENT)]
+    found.swapped = pair_of(*both)
+    if found.swapped is None:
+        error = both[0].error or both[1].error
+        told = f"With the labels in the other order there is no verdict: {error and error.message}"
+        yield Finding("order_bias", "warn", None, told)
+        return
+    pairs = list(zip(found.pair, found.swapped, strict=True))
+    bias = statistics.fmean(logit(one) - logit(other) for one, other in pairs) / 2
+    flips = any((one > 0.5) != (other > 0.5) for one, other in pairs)
+    told = f"Naming a label first is worth {-bias if bias < 0 else bias:.2f} nats to "
+    told += "True." if bias >= 0 else "its rival."
+    state: State = "bad" if flips else "warn" if abs(bias) > 0.5 else "ok"
+    yield Finding("order_bias", state, bias, told + (" Verdicts flip." if flips else ""))
+
+
+def _temperature(found: Examination) -> Iterator[Finding]:
+    cold = found.no.verdict
+    assert cold is not None
+    if found.signal != "logprobs" or not 0.2 < abs(logit(cold.p_true)) < _SATURATED:
+        yield Finding("temperature", "unknown", None, "P is too near 0, 0.5 or 1 to tell.")
+        return
+    warm = _variant(found, {"temperature": _WARM})
+    if not isinstance(warm, Verdict):
+        yield Finding("temperature", "ok", "fixed", "The endpoint takes no other temperature.")
+        return
+    ratio = logit(warm.p_true) / logit(cold.p_true)
+    if ratio > (1 + 1 / _WARM) / 2:
+        told = "Logprobs are reported after temperature; rag-guard always sends 0 (or 1)."
+        yield Finding("temperature", "ok", "after temperature", told)
+    else:
+        yield Finding("temperature", "ok", "raw", "Logprobs do not depend on the temperature.")
+
+
+def _reasoning(found: Examination) -> Iterator[Finding]:
+    switches = {name: found.yes.body[name] for name in THINKING_SWITCHES if name in found.yes.body}
+    if switches:
+        names = ", ".join(switches)
+        yield Finding("reasoning", "ok", switches, f"Switched off by {names}; rag-guard sends it.")
+    else:
+        yield Finding("reasoning", "ok", None, "It does not think before the verdict.")
+
+
+def _floor(found: Examination) -> Iterator[Finding]:
+    limits = [name for name in ("max_tokens", "max_completion_tokens") if name in found.no.body]
+    if not limits:
+        return
+    sent = as_int(found.no.body[limits[0]])
+    result = _variant(found, {limits[0]: 1})
+    if isinstance(result, Verdict):
+        yield Finding("token_floor", "ok", 1, "A budget of one token is enough.")
+        return
+    taught = _taught(found, result)
+    floor = taught.max_tokens if taught is not None and taught.max_tokens > 1 else None
+    floor = sent if floor is None or (sent is not None and floor > sent) else floor
+    told = f"A budget of one token is not enough; rag-guard sends {limits[0]} = {sent}."
+    yield Finding("token_floor", "ok", floor, told)
+
+
+def _taught(found: Examination, error: JudgeError) -> Dialect | None:
+    cause = error.__cause__
+    if not isinstance(cause, openai.APIStatusError):
+        return None
+    return learn(Dialect(max_tokens=1), complaint(cause, found.judge.render(INSUFFICIENT).mark))
+
+
+def _speed(found: Examination) -> Iterator[Finding]:
+    yield latency(found.line.times)
+
+
+def _length(found: Examination) -> Iterator[Finding]:
+    first = found.line.exchange(found.judge, LONG)
+    yield _limit(found, first)
+    if first.verdict is None:
+        yield Finding("prefix_cache", "unknown", None, "The long prompt gave no verdict.")
+        return
+    again = found.line.exchange(found.judge, LONG)
+    usage = again.verdict.usage if again.verdict else None
+    cached = usage.cached_tokens if usage else None
+    if cached is None:
+        told = "The endpoint does not say whether it reuses a prompt's beginning."
+        yield Finding("prefix_cache", "unknown", None, told)
+    elif cached:
+        told = f"{cached} tokens of a repeated prompt were reused."
+        yield Finding("prefix_cache", "ok", cached, told)
+    else:
+        yield Finding("prefix_cache", "warn", 0, "A repeated prompt was not reused.")
+
+
+def _limit(found: Examination, made: Exchange) -> Finding:
+    prompt, error = found.judge.render(LONG).text, made.error
+    if error is not None and error.kind == "context_too_long":
+        limit = _LIMIT.search(_said(error).casefold())
+        tokens = int(limit[1]) if limit else None
+        found.room = _room(found, tokens)
+        known = f"{tokens} tokens" if tokens else "a limit it does not name"
+        return Finding("prompt_limit", "warn", tokens, f"The endpoint takes {known}, and says so.")
+    if error is not None:
+        told = f"{len(prompt):,} characters gave no verdict: {error.kind}."
+        return Finding("prompt_limit", "unknown", None, told)
+    per_character, counted = _tokens_per_character(found), made.input_tokens
+    if per_character is None or counted is None:
+        told = f"{len(prompt):,} characters were taken; it does not say how many tokens it read."
+        return Finding("prompt_limit", "unknown", None, told)
+    if counted < _CUT_SHARE * per_character * len(prompt):
+        found.room = _room(found, counted)
+        told = f"A long prompt was cut without an error: {counted} tokens of it were read."
+        return Finding("prompt_limit", "bad", counted, told)
+    return Finding("prompt_limit", "ok", None, f"{counted} tokens were read, nothing was cut.")
+
+
+def _said(error: JudgeError) -> str:
+    cause = error.__cause__
+    return complaint(cause, "\0") if isinstance(cause, openai.APIStatusError) else ""
+
+
+def _tokens_per_character(found: Examination) -> float | None:
+    tokens = found.yes.input_tokens
+    return tokens / len(found.judge.render(SUFFICIENT).text) if tokens else None
+
+
+def _room(found: Examination, tokens: int | None) -> int | None:
+    """Characters of contexts that so many tokens hold, with a tenth to spare."""
+    per_character = _tokens_per_character(found)
+    if not tokens or not per_character:
+        return None
+    words = len(found.judge.render(SUFFICIENT).text) - sum(map(len, SUFFICIENT.contexts))
+    return max(0, int(0.9 * tokens / per_character) - words)
+
+
+def _variant(found: Examination, fields: Mapping[str, object]) -> Verdict | JudgeError:
+    """The insufficient case once more, with other parameters and no negotiation."""
+    judge, made = found.judge, Exchange(JudgeError("Nothing was asked."))
+    rendered = judge.render(INSUFFICIENT)
+    body = {**found.no.body, **fields}
+    end = time.monotonic() + found.line.seconds
+    try:
+        [reply] = found.line.post(judge, Post(PATH, body), end, made)
+        return read_verdict(
+            reply,
+            rendered,
+            fingerprint=judge.fingerprint,
+            labels=judge.prompt.labels,
+            asked=as_int(body.get("top_logprobs")),
+            min_mass=0.0,
+        )
+    except openai.OpenAIError as error:
+        failure = failure_of(error, rendered)
+        failure.__cause__ = error
+        return failure
+    except JudgeError as error:
+        return error
