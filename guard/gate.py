@@ -117,7 +117,11 @@ class Gate:
             verdict.low, verdict.high, verdict.coverage, thresholds=cuts
         )
         detail = _told(verdict, cuts, route)
-        return self._decision(query, started, route, reason, detail, verdict, cuts)
+        decision = self._decision(query, started, route, reason, detail, verdict, cuts)
+        if verdict.tried:
+            # Or a judge could be down for weeks without anybody noticing.
+            logger.warning("query %s fell back: %s", decision.id, _left(verdict))
+        return decision
 
     def _unmeasured(self, query: Query, started: float, error: JudgeError) -> Decision:
         route = self.policy.route_unmeasured(error.kind)
@@ -196,11 +200,16 @@ def _told(verdict: Verdict, cuts: Thresholds, route: Route) -> str:
     if verdict.coverage < 1:
         told.append(f"Only {verdict.coverage:.0%} of the contexts was judged.")
     if verdict.tried:
-        left = ", ".join(f"{one.model or one.fingerprint} ({one.kind})" for one in verdict.tried)
-        told.append(f"No verdict came from {left}.")
+        told.append(_left(verdict))
     if route is Route.CLARIFY and (verdict.p_underspecified or 0) > 0.5:
         told.append(f"The question may be under-specified (P = {verdict.p_underspecified:.2f}).")
     return " ".join(told)
+
+
+def _left(verdict: Verdict) -> str:
+    """Which judges were left before this verdict came, in a sentence."""
+    left = ", ".join(f"{one.model or one.fingerprint} ({one.kind})" for one in verdict.tried)
+    return f"No verdict came from {left}."
 
 
 def _require_judge(judge: object) -> None:

@@ -91,8 +91,8 @@ class Reply:
             raise _not_a_reply(body)
         return replace(
             reply,
-            model=_name(whole.get("model")),
-            system_fingerprint=_name(whole.get("system_fingerprint")),
+            model=served_name(whole.get("model")),
+            system_fingerprint=served_name(whole.get("system_fingerprint")),
             usage=_usage(whole),
         )
 
@@ -198,7 +198,7 @@ def _plain_token(text: str, logprob: object, number: int | None = None) -> Token
     return Token(text, text.encode("utf-8", "surrogatepass"), logprob, number)
 
 
-def _name(value: object) -> str | None:
+def served_name(value: object) -> str | None:
     """A name for the record; anything longer or odder may be a text that does not belong there."""
     text = as_text(value) or ""
     return text if _NAME.fullmatch(text) else None

@@ -700,7 +700,6 @@ def test_refused_thinking_switches_are_skipped(wire: Wire, chat_judge: MakeJudge
     assert [sorted(body.keys() & THINKING_SWITCHES.keys()) for body in bodies(server)] == [
         [],
         ["reasoning_effort"],
-        [],
         ["chat_template_kwargs"],
         ["chat_template_kwargs"],
     ]

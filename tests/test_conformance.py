@@ -11,8 +11,9 @@ from openai import AsyncOpenAI, OpenAI
 from wire import Answer, WireServer, chat, verdict
 
 from guard import Judge, JudgeUnavailable, Query, Verdict
-from guard.judges import ChatJudge, GgufJudge
+from guard.judges import ChatJudge, DecisionsJudge, GgufJudge, SystemOneJudge
 from guard.judges.embedded import weights
+from guard.judges.rated import NAMES
 from guard.testing import JudgeConformance, ScriptedJudge
 from guard.worker import shared_workers
 
@@ -35,17 +36,18 @@ class TestScriptedTrouble(JudgeConformance):
         return ScriptedJudge(JudgeUnavailable("down"))
 
 
-class _Chat(JudgeConformance):
+class _Wired(JudgeConformance):
     pytestmark = pytest.mark.wire
     timeout = 5.0
-    body: ClassVar[object] = verdict(-0.1, -3.0)
+    kind: ClassVar[type[ChatJudge | DecisionsJudge | SystemOneJudge]] = ChatJudge
+    body: ClassVar[object] = None
     status: ClassVar[int] = 200
     client: ClassVar[type[OpenAI] | type[AsyncOpenAI]] = OpenAI
 
     @pytest.fixture(autouse=True)
     def _serve(self) -> Generator[None]:
         self.server = WireServer(Answer(self.body, status=self.status))
-        self.made: list[ChatJudge] = []
+        self.made: list[ChatJudge | DecisionsJudge | SystemOneJudge] = []
         yield
         while shared_workers.abandoned:
             time.sleep(0.01)  # A call left behind must not find its client closed.
@@ -56,7 +58,7 @@ class _Chat(JudgeConformance):
     def make_judge(self) -> Judge:
         """On the loopback server."""
         client = self.client(base_url=self.server.url, api_key="k")
-        self.made.append(ChatJudge(client, model="wire-model", close_clients=True))
+        self.made.append(self.kind(client, model="wire-model", close_clients=True))
         return self.made[-1]
 
     def test_hardly_any_time_is_not_overrun(self) -> None:
@@ -68,6 +70,10 @@ class _Chat(JudgeConformance):
             while shared_workers.abandoned:
                 time.sleep(0.01)
             gc.collect()
+
+
+class _Chat(_Wired):
+    body: ClassVar[object] = verdict(-0.1, -3.0)
 
 
 class TestChatSync(_Chat):
@@ -107,6 +113,57 @@ class TestChatBroken(_Chat):
 
     expected_kind = "malformed"
     body = b'{"choices": [{"mess'
+
+
+class _Decisions(_Wired):
+    kind = DecisionsJudge
+    body: ClassVar[object] = {
+        "model": "wire-model",
+        "answers": [{"type": "predicate", "name": NAMES[0], "probability": 0.93}],
+    }
+
+
+class TestDecisionsSync(_Decisions):
+    """With a blocking client."""
+
+
+class TestDecisionsAsync(_Decisions):
+    """With an asynchronous client."""
+
+    client = AsyncOpenAI
+
+
+class TestDecisionsRefused(_Decisions):
+    """On a model that declines the question."""
+
+    expected_kind = "refusal"
+    body: ClassVar[object] = {"answers": [{"type": "refusal", "name": None}]}
+
+
+class _SystemOne(_Wired):
+    kind = SystemOneJudge
+    body: ClassVar[object] = {
+        "model": "wire-model",
+        "answers": {NAMES[0]: {"type": "noul", "noul": 0.93}},
+    }
+
+
+class TestSystemOneSync(_SystemOne):
+    """With a blocking client."""
+
+
+class TestSystemOneAsync(_SystemOne):
+    """With an asynchronous client."""
+
+    client = AsyncOpenAI
+
+
+class TestSystemOneOnAnOrdinaryModel(_SystemOne):
+    """On a server whose model rates nothing."""
+
+    expected_kind = "rejected"
+    body: ClassVar[object] = {"error": {"code": 501, "type": "not_supported_error"}}
+    status = 501
 
 
 class _Never(JudgeConformance):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 Json = Any
 
@@ -57,26 +58,29 @@ class WireServer:
     """Replays a script of answers; keeps every request.
 
     All of a process share one listening socket, each under a path of its own: starting and
-    stopping hundreds of servers is what would take the time.
+    stopping hundreds of servers is what would take the time. With ``host`` it stands for a far one,
+    which a client reaches through the proxy `proxy_url`.
     """
 
     _numbers = itertools.count(1)
     _open: ClassVar[dict[str, "WireServer"]] = {}
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, *, host: str | None = None) -> None:
         self.requests: list[Request] = []
         self._answer = _reader(script)
         self._lock = threading.Lock()
-        self._name = f"server-{next(self._numbers)}"
+        self._name = host or f"server-{next(self._numbers)}"
         self._open[self._name] = self
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{_listener().server_address[1]}/{self._name}/v1"
+        return f"{proxy_url()}/{self._name}/v1"
 
     @classmethod
     def dispatch(cls, handler: BaseHTTPRequestHandler) -> None:
-        _, name, path = handler.path.split("/", 2)
+        far = urlsplit(handler.path)
+        # A proxy is sent the whole address.
+        name, path = (far.netloc, far.path[1:]) if far.netloc else _parted(handler.path)
         if name in cls._open:
             cls._open[name].handle(handler, f"/{path}")
         else:
@@ -98,11 +102,24 @@ class WireServer:
         del self._open[self._name]
 
 
+def _parted(path: str) -> tuple[str, str]:
+    _, name, rest = path.split("/", 2)
+    return name, rest
+
+
+def proxy_url() -> str:
+    """The listening socket's address, which is a proxy too: to servers that have a ``host``."""
+    return f"http://127.0.0.1:{_listener().server_address[1]}"
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # Or headers and body wait 40 ms for each other.
 
     def do_POST(self) -> None:
+        WireServer.dispatch(self)
+
+    def do_GET(self) -> None:
         WireServer.dispatch(self)
 
     def log_message(self, format: str, *args: object) -> None:

@@ -118,6 +118,8 @@ def _show(report: "Report", console: "Console") -> None:
     console.print(Text.assemble(said, "  ", plain(report.because)))
     for need in report.needs:
         console.print(Text(f"- {plain(need)}"))
+    if report.known is not None:
+        console.print(Text(f"\nSaid of it: {plain(report.known)} See docs/judges.md.", "dim"))
     _show_lines(report, console)
 
 

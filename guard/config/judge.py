@@ -20,7 +20,7 @@ def judge_of(chain: Sequence[Settled], environ: Mapping[str, str]) -> Judge:
     A fallback brings its judge and its thresholds; everything else is the first one's. Where the
     same judge stands at several addresses, the thresholds of the first of them are for all.
     """
-    made = [_judge(settled, environ) for settled in chain]
+    made = [_judge(settled, environ, chosen=settled is chain[0]) for settled in chain]
     if len(made) == 1:
         return made[0]
     profiles: dict[str, Profile | None] = {made[0].fingerprint: None}  # The gate's own policy.
@@ -29,11 +29,11 @@ def judge_of(chain: Sequence[Settled], environ: Mapping[str, str]) -> Judge:
     return Chain([Link(judge, profiles[judge.fingerprint]) for judge in made])
 
 
-def _judge(settled: Settled, environ: Mapping[str, str]) -> Judge:
+def _judge(settled: Settled, environ: Mapping[str, str], *, chosen: bool) -> Judge:
     """Makes one judge; errors name the place where it was chosen."""
     keys = settled.deployment
     if keys.judge is None:
-        raise _no_judge(settled)
+        raise _no_judge(settled, chosen)
     local = keys.judge.partition(":")[0] in _LOCAL_JUDGES
     api_key = None if local else _api_key(settled, environ)
     try:
@@ -54,11 +54,13 @@ def _judge(settled: Settled, environ: Mapping[str, str]) -> Judge:
         raise type(error)(f"{place}: {error.message}", hint=error.hint) from error.__cause__
 
 
-def _no_judge(settled: Settled) -> ConfigError:
+def _no_judge(settled: Settled, chosen: bool) -> ConfigError:
     if settled.file is None:
         problem = "No judge is named, and no configuration file that names one."
     else:
         problem = f"{settled.file}: {dotted('deployment', settled.name, 'judge')} is missing."
+    if not chosen:  # Options and variables say nothing of a fallback.
+        return ConfigError(problem, hint='Write `judge = "openai:MODEL"` into that table.')
     return ConfigError(
         problem,
         hint="Pass --judge openai:MODEL, --judge gguf:PATH or --judge embedded; or set "

@@ -26,7 +26,8 @@ from guard.judges.sampled import SampledJudge
 from guard.judges.several import Chain, Mean
 from guard.judges.system_one import SystemOneJudge
 from guard.odds import expit, logit
-from guard.providers import likely_local, provider_of
+from guard.providers import Provider, likely_local, provider_of
+from guard.query import Query
 
 __all__ = ["INSUFFICIENT", "SUFFICIENT", "Finding", "Report", "examine"]
 
@@ -36,6 +37,9 @@ Progress = Callable[[str], None]
 _DEADLINE_FACTOR = 2
 _MIN_ROOM = 500
 _UNREACHED = ("timeout", "unavailable", "rate_limited")
+# What asking again would not change, or not soon.
+_FINAL = ("timeout", "no_logprobs")
+_FINAL_STATUSES = (401, 403, 404, 405, 501)
 
 
 def examine(
@@ -77,16 +81,24 @@ class _Visit:
     def __init__(self, judge: Judge, keys: Deployment, line: Line, progress: Progress) -> None:
         self.judge, self.keys, self.line, self.progress = judge, keys, line, progress
         self.name = keys.judge or ""
+        self._kind = self.name.partition(":")[0]
         self.findings = list[Finding]()
 
     def report(self) -> Report:
         self.progress("asking about two known cases")
-        yes = self.line.exchange(self.judge, SUFFICIENT)
+        yes = self._ask(self.judge, SUFFICIENT)
         error = yes.error
-        no = self.line.exchange(self.judge, INSUFFICIENT) if error is None else yes
+        no = self._ask(self.judge, INSUFFICIENT) if error is None else yes
         if error is None:
             error = no.error
         return self._without(error) if error is not None else self._with(yes, no)
+
+    def _ask(self, judge: Judge, query: Query) -> Exchange:
+        """One exchange, or a second one where the first may have been bad luck."""
+        made = self.line.exchange(judge, query)
+        if made.error is None or made.error.kind in _FINAL or made.error.status in _FINAL_STATUSES:
+            return made
+        return self.line.exchange(judge, query)
 
     # ── It gave verdicts ─────────────────────────────────────────────────────────────────────────
 
@@ -123,10 +135,14 @@ class _Visit:
         self.findings += why.findings
         # Where nobody is at home, or the key is refused, there is nothing else to try.
         lost = why.conclusion == "not known" and error.status not in (400, 404, 405, 422)
-        instead = None if lost or not isinstance(self.judge, ClientJudge) else self._instead()
+        # An Azure deployment has no other door that a name and an address could describe.
+        able = isinstance(self.judge, ClientJudge) and self._kind != "azure"
+        instead = self._instead() if able and not lost else None
         if instead is None:
             return self._report(why.conclusion, why.because, (), None, None)
-        return self._report("cannot", why.because, (), instead, self._toml({"judge": instead}))
+        assert isinstance(self.judge, ClientJudge)
+        lines = {"judge": instead, "base_url": self.judge.connection.base_url.rstrip("/")}
+        return self._report("cannot", why.because, (), instead, self._toml(lines))
 
     def _instead(self) -> str | None:
         """The name of the first other kind of judge that works at this address."""
@@ -143,8 +159,8 @@ class _Visit:
             if isinstance(judge, type(other := make())):
                 continue
             self.progress(f"trying {kind} at the same address")
-            yes = self.line.exchange(other, SUFFICIENT)
-            no = self.line.exchange(other, INSUFFICIENT) if yes.verdict else yes
+            yes = self._ask(other, SUFFICIENT)
+            no = self._ask(other, INSUFFICIENT) if yes.verdict else yes
             other.close()
             works = _apart(yes, no)
             self.findings.append(_other(kind, yes, no, works))
@@ -163,13 +179,12 @@ class _Visit:
         toml: str | None,
     ) -> Report:
         address = self.judge.connection.base_url if isinstance(self.judge, ClientJudge) else None
-        kind = self.name.partition(":")[0]
-        known = provider_of(address, self.judge.model or "", kind) if address else None
-        known = known or (likely_local(address) if address else None)
+        row, known = _hearsay(address, self.judge.model or "", self._kind)
         return Report(
             judge=self.name,
             address=address,
-            provider=known.id if known else None,
+            provider=row.id if row else None,
+            known=known,
             conclusion=conclusion,
             because=because,
             needs=needs,
@@ -182,7 +197,8 @@ class _Visit:
     def _toml(self, extra: Mapping[str, object]) -> str:
         """A deployment's lines: what was given, and what was found to be needed."""
         keys = self.keys.model_dump(exclude_unset=True, include=_CARRIED)
-        if "base_url" not in keys and (address := os.environ.get("OPENAI_BASE_URL")):
+        address = os.environ.get("OPENAI_BASE_URL") if self._kind != "azure" else None
+        if address and "base_url" not in keys and isinstance(self.judge, ClientJudge):
             keys["base_url"] = address
         lines = [f"{dotted(key)} = {written(value)}" for key, value in {**keys, **extra}.items()]
         return "\n".join(["[deployment.default]", *lines, _FIT, ""])
@@ -241,6 +257,18 @@ def _flips(pair: Sequence[float], swapped: Sequence[float]) -> bool:
     return any((one > 0.5) != (other > 0.5) for one, other in zip(pair, swapped, strict=True))
 
 
+def _hearsay(address: str | None, model: str, kind: str) -> tuple[Provider | None, str | None]:
+    """What the file of providers says of an address, and how sure it is that it is meant."""
+    if address is None:
+        return None, None
+    if row := provider_of(address, model, kind):
+        return row, " ".join(part for part in (f"{row.name}:", row.works, row.needs) if part)
+    if row := likely_local(address):
+        told = (f"On this port usually {row.name} listens:", row.works, row.needs)
+        return row, " ".join(part for part in told if part)
+    return None, None
+
+
 def _slow(yes: Exchange, no: Exchange) -> float:
     """A deadline in seconds that judgements as slow as these would meet."""
     return float(math.ceil(_DEADLINE_FACTOR * max(yes.seconds, no.seconds)))
@@ -256,6 +284,8 @@ def _other(kind: str, yes: Exchange, no: Exchange, works: bool) -> Finding:
         return Finding(kind, "ok", True, f"{kind}: works at this address.")
     error = yes.error or no.error
     why = error.message if error else "It cannot tell the two known cases apart."
+    if error is not None and error.kind in _UNREACHED:
+        return Finding(kind, "unknown", None, f"{kind}: could not be tried. {why}")
     return Finding(kind, "bad", False, f"{kind}: does not work here. {why}")
 
 
@@ -273,6 +303,8 @@ def _why(error: JudgeError, judge: Judge) -> _Verdictless:
     if error.status in (404, 405, 501) and error.kind == "rejected":
         conclusion: Conclusion = "cannot" if error.status == 501 else "not known"
         return _Verdictless(conclusion, told, (_REACHED[0], Finding("model", "bad", False, told)))
+    if error.kind == "malformed":
+        return _Verdictless("not known", told, (Finding("reachable", "warn", True, told),))
     name = {"no_logprobs": "logprobs", "low_mass": "mass"}.get(error.kind, "verdicts")
     value = "absent" if name == "logprobs" else None
     found = (*_REACHED, Finding(name, "bad", value, told))

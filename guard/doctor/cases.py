@@ -22,16 +22,21 @@ INSUFFICIENT = Query.of(
 )
 """Both passages are about the same lighthouse; neither tells the year."""
 
-LONG_CHARACTERS = 24_000
-"""About 6,000 tokens: more than small servers take, less than any hosted one does."""
-
 _FILLER = (
     "Rain fell on the coast for most of that week, and the boats stayed in the harbour. The crews "
     "mended nets, painted hulls and waited for the wind to turn. "
 )
 
-LONG = Query.of(
-    _QUESTION,
-    [SUFFICIENT.contexts[1], _FILLER * (LONG_CHARACTERS // len(_FILLER))],
-)
-"""The first passage holds the answer; a server that cuts the beginning off loses it."""
+
+def lengthened(characters: int) -> Query:
+    """`SUFFICIENT` with so many characters of something else behind it.
+
+    The first passage holds the answer: a server that cuts the beginning off loses it.
+    """
+    return Query.of(_QUESTION, [SUFFICIENT.contexts[1], _FILLER * (characters // len(_FILLER))])
+
+
+STEP = 24_000
+"""Characters: about 6,000 tokens, which is more than small servers take."""
+
+LONG, LONGER = lengthened(STEP), lengthened(2 * STEP)

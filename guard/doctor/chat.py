@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 import openai
 
 from guard._json import as_int
-from guard.doctor.cases import INSUFFICIENT, LONG, SUFFICIENT
+from guard.doctor.cases import INSUFFICIENT, LONG, LONGER, SUFFICIENT
 from guard.doctor.exchange import Exchange, Line
 from guard.doctor.report import Finding, State
-from guard.errors import JudgeError
+from guard.errors import JudgeError, Unmeasured
 from guard.judges.chat import ChatJudge
 from guard.judges.connection import Post
 from guard.judges.dialect import THINKING_SWITCHES, Dialect, learn
-from guard.judges.failures import complaint
+from guard.judges.failures import COMPLAINTS, complaint
 from guard.judges.negotiation import PATH, failure_of
 from guard.odds import logit
+from guard.query import Query
 from guard.reading import read_verdict
 from guard.reply import Reply
 from guard.verdict import Verdict
@@ -28,7 +29,7 @@ APART = 0.1
 
 _SATURATED = 12.0  # Nats: beyond it a list shows nothing of what temperature does.
 _WARM = 0.5
-_CUT_SHARE = 0.6
+_GROWTH = 0.7
 _FULL_LIST = 20
 _LIMIT = re.compile(r"(?:n_ctx|context length|context size|context window)\D{0,24}(\d{3,7})")
 
@@ -171,7 +172,10 @@ def _temperature(found: Examination) -> Iterator[Finding]:
         return
     warm = _variant(found, {"temperature": _WARM})
     if not isinstance(warm, Verdict):
-        yield Finding("temperature", "ok", "fixed", "The endpoint takes no other temperature.")
+        if warm.status in COMPLAINTS:
+            yield Finding("temperature", "ok", "fixed", "The endpoint takes no other temperature.")
+        else:
+            yield Finding("temperature", "unknown", None, _no_reply(warm))
         return
     ratio = logit(warm.p_true) / logit(cold.p_true)
     if ratio > (1 + 1 / _WARM) / 2:
@@ -199,11 +203,19 @@ def _floor(found: Examination) -> Iterator[Finding]:
     if isinstance(result, Verdict):
         yield Finding("token_floor", "ok", 1, "A budget of one token is enough.")
         return
+    told_so = isinstance(result, Unmeasured) and result.kind != "malformed"
+    if not told_so and result.status not in COMPLAINTS:
+        yield Finding("token_floor", "unknown", None, _no_reply(result))
+        return
     taught = _taught(found, result)
     floor = taught.max_tokens if taught is not None and taught.max_tokens > 1 else None
     floor = sent if floor is None or (sent is not None and floor > sent) else floor
     told = f"A budget of one token is not enough; rag-guard sends {limits[0]} = {sent}."
     yield Finding("token_floor", "ok", floor, told)
+
+
+def _no_reply(error: JudgeError) -> str:
+    return f"The request for it failed: {error.message}"
 
 
 def _taught(found: Examination, error: JudgeError) -> Dialect | None:
@@ -218,44 +230,60 @@ def _speed(found: Examination) -> Iterator[Finding]:
 
 
 def _length(found: Examination) -> Iterator[Finding]:
+    """Three long prompts: one, the same again, and one twice as long."""
     first = found.line.exchange(found.judge, LONG)
-    yield _limit(found, first)
     if first.verdict is None:
+        yield _refused(found, first, LONG)
         yield Finding("prefix_cache", "unknown", None, "The long prompt gave no verdict.")
         return
     again = found.line.exchange(found.judge, LONG)
+    longer = found.line.exchange(found.judge, LONGER)
+    yield _refused(found, longer, LONGER) if longer.error else _taken(found, first, longer)
+    yield _cache(again)
+
+
+def _cache(again: Exchange) -> Finding:
+    if again.error is not None:
+        return Finding("prefix_cache", "unknown", None, _no_reply(again.error))
     usage = again.verdict.usage if again.verdict else None
     cached = usage.cached_tokens if usage else None
     if cached is None:
         told = "The endpoint does not say whether it reuses a prompt's beginning."
-        yield Finding("prefix_cache", "unknown", None, told)
-    elif cached:
-        told = f"{cached} tokens of a repeated prompt were reused."
-        yield Finding("prefix_cache", "ok", cached, told)
-    else:
-        yield Finding("prefix_cache", "warn", 0, "A repeated prompt was not reused.")
+        return Finding("prefix_cache", "unknown", None, told)
+    if not cached:
+        return Finding("prefix_cache", "warn", 0, "A repeated prompt was not reused.")
+    told = f"{cached} tokens of a repeated prompt were reused."
+    return Finding("prefix_cache", "ok", cached, told)
 
 
-def _limit(found: Examination, made: Exchange) -> Finding:
-    prompt, error = found.judge.render(LONG).text, made.error
-    if error is not None and error.kind == "context_too_long":
-        limit = _LIMIT.search(_said(error).casefold())
-        tokens = int(limit[1]) if limit else None
-        found.room = _room(found, tokens)
-        known = f"{tokens} tokens" if tokens else "a limit it does not name"
-        return Finding("prompt_limit", "warn", tokens, f"The endpoint takes {known}, and says so.")
-    if error is not None:
-        told = f"{len(prompt):,} characters gave no verdict: {error.kind}."
+def _refused(found: Examination, made: Exchange, query: Query) -> Finding:
+    """A long prompt without a verdict."""
+    error, characters = made.error, len(found.judge.render(query).text)
+    assert error is not None
+    if error.kind != "context_too_long":
+        told = f"{characters:,} characters gave no verdict: {error.message}"
         return Finding("prompt_limit", "unknown", None, told)
-    per_character, counted = _tokens_per_character(found), made.input_tokens
-    if per_character is None or counted is None:
-        told = f"{len(prompt):,} characters were taken; it does not say how many tokens it read."
-        return Finding("prompt_limit", "unknown", None, told)
-    if counted < _CUT_SHARE * per_character * len(prompt):
-        found.room = _room(found, counted)
-        told = f"A long prompt was cut without an error: {counted} tokens of it were read."
-        return Finding("prompt_limit", "bad", counted, told)
-    return Finding("prompt_limit", "ok", None, f"{counted} tokens were read, nothing was cut.")
+    limit = _LIMIT.search(_said(error).casefold())
+    tokens = int(limit[1]) if limit else None
+    known = f"{tokens} tokens" if tokens else "a limit that it does not name"
+    return Finding("prompt_limit", "warn", tokens, f"The endpoint takes {known}, and says so.")
+
+
+def _taken(found: Examination, first: Exchange, longer: Exchange) -> Finding:
+    """Two long prompts with verdicts: were they read as a whole?"""
+    counts = [one.input_tokens for one in (found.yes, first, longer)]
+    short, long, double = (count or 0 for count in counts)
+    # Both steps add as many characters; where the second adds fewer tokens, some were not read.
+    if all(counts) and double - long < _GROWTH * (long - short):
+        found.room = _room(found, double)
+        told = f"A long prompt was cut without an error: {double} tokens of it were read."
+        return Finding("prompt_limit", "bad", double, told)
+    lost = [one for one in (first, longer) if one.verdict and one.verdict.p_true < 0.5]
+    if found.pair[0] > 0.5 and lost:
+        told = "It lost an answer at the beginning of a long prompt: cut off, or not heeded."
+        return Finding("prompt_limit", "warn", None, told)
+    read = f"{double} tokens were read, nothing" if all(counts) else "Nothing that we can see"
+    return Finding("prompt_limit", "ok" if all(counts) else "unknown", None, f"{read} was cut.")
 
 
 def _said(error: JudgeError) -> str:
@@ -268,10 +296,10 @@ def _tokens_per_character(found: Examination) -> float | None:
     return tokens / len(found.judge.render(SUFFICIENT).text) if tokens else None
 
 
-def _room(found: Examination, tokens: int | None) -> int | None:
+def _room(found: Examination, tokens: int) -> int | None:
     """Characters of contexts that so many tokens hold, with a tenth to spare."""
     per_character = _tokens_per_character(found)
-    if not tokens or not per_character:
+    if not per_character:
         return None
     words = len(found.judge.render(SUFFICIENT).text) - sum(map(len, SUFFICIENT.contexts))
     return max(0, int(0.9 * tokens / per_character) - words)

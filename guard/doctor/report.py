@@ -33,6 +33,7 @@ class Report:
         judge: the judge's name, e.g. ``openai:MODEL``.
         address: of its endpoint; ``None`` = in this process.
         provider: the id of the row in ``guard/data/providers.toml``, where one is recognised.
+        known: what that row says of it: hearsay, beside what was found out here.
         conclusion: whether it can judge.
         because: the conclusion's reason, in a sentence.
         needs: what has to be set, or to be accepted, for it to judge.
@@ -45,6 +46,7 @@ class Report:
     judge: str
     address: str | None
     provider: str | None
+    known: str | None
     conclusion: Conclusion
     because: str
     needs: tuple[str, ...]

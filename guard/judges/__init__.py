@@ -179,9 +179,11 @@ def _azure(deployment: str, options: JudgeOptions) -> Judge:
     _require_argument("azure", "DEPLOYMENT", deployment)
     from openai import AsyncAzureOpenAI
 
+    endpoint = _azure_setting(options.base_url, "AZURE_OPENAI_ENDPOINT", "base_url")
+    _host(endpoint, "AZURE_OPENAI_ENDPOINT")
     client = AsyncAzureOpenAI(
-        azure_endpoint=_azure_setting(options.base_url, "AZURE_OPENAI_ENDPOINT", "base_url"),
-        api_key=_azure_setting(options.api_key, "AZURE_OPENAI_API_KEY", "api_key_env"),
+        azure_endpoint=endpoint,
+        api_key=_sendable(_azure_setting(options.api_key, "AZURE_OPENAI_API_KEY", "api_key_env")),
         api_version=_azure_setting(options.api_version, "OPENAI_API_VERSION", "api_version"),
         max_retries=0,
         timeout=60.0,
@@ -286,12 +288,7 @@ def find_key(api_key: str | None, base_url: str | None) -> str:
     address = base_url if base_url is not None else os.environ.get("OPENAI_BASE_URL")
     host = "api.openai.com" if address is None else _host(address)
     if key := api_key or os.environ.get("OPENAI_API_KEY"):
-        if not key.isascii() or not key.isprintable():
-            raise ConfigError(
-                "The key holds a character that no key has.",
-                hint="Copy it again: it may have caught a line break or a typographic sign.",
-            )
-        return key
+        return _sendable(key)
     if host in ("localhost", "::1") or host.startswith("127."):
         return "none-needed"
     raise ConfigError(
@@ -300,7 +297,16 @@ def find_key(api_key: str | None, base_url: str | None) -> str:
     )
 
 
-def _host(address: str) -> str:
+def _sendable(key: str) -> str:
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError(
+            "The key holds a character that no key has.",
+            hint="Copy it again: it may have caught a line break or a typographic sign.",
+        )
+    return key
+
+
+def _host(address: str, variable: str = "OPENAI_BASE_URL") -> str:
     try:
         parts = urlsplit(address)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
@@ -308,7 +314,7 @@ def _host(address: str) -> str:
     except ValueError:
         pass  # A port out of range, an unfinished [IPv6] address.
     raise ConfigError(
-        "base_url (or OPENAI_BASE_URL) is not an address.",
+        f"base_url (or {variable}) is not an address.",
         hint='Write e.g. "http://127.0.0.1:8080/v1".',
     )
 

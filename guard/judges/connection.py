@@ -1,6 +1,7 @@
 """A connection: an ``openai`` client, blocking or asynchronous, through which a judge posts."""
 
 import asyncio
+import json
 import os
 import threading
 import time
@@ -127,13 +128,20 @@ class Connection:
 def _send(client: OpenAI, post: Post, end: float) -> object:
     with _json_expected():
         options: openai.RequestOptions = {"timeout": _seconds_left(end)}
-        return client.post(post.path, body=post.body, cast_to=object, options=options)
+        return _parsed(client.post(post.path, body=post.body, cast_to=object, options=options))
 
 
 async def _asend(client: AsyncOpenAI, post: Post, end: float) -> object:
     with _json_expected():
         options: openai.RequestOptions = {"timeout": _seconds_left(end)}
-        return await client.post(post.path, body=post.body, cast_to=object, options=options)
+        return _parsed(
+            await client.post(post.path, body=post.body, cast_to=object, options=options)
+        )
+
+
+def _parsed(reply: object) -> object:
+    # The SDK hands out text where a proxy does not call its JSON "application/json".
+    return json.loads(reply) if isinstance(reply, str) else reply
 
 
 def _caught(send: "partial[object]") -> object:

@@ -20,6 +20,9 @@ THINKING_SWITCHES: Mapping[str, Json] = {
 }
 """Ways to ask a model not to think before the verdict; no server knows all of them."""
 
+UNFINISHED = "could not finish the message"
+"""What OpenAI says of a budget that thoughts used up, in lower case."""
+
 # OpenAI's reasoning families, also behind a router's prefix ("openai/gpt-5.4-mini").
 _REASONING_FAMILY = re.compile(r"(?:^|[/:])(?:o[1-9](?:-|$)|gpt-[5-9])", re.IGNORECASE)
 _LIMIT = re.compile(
@@ -160,7 +163,7 @@ def _token_name(dialect: Dialect, text: str) -> Dialect | None:
 
 
 def _token_floor(dialect: Dialect, text: str) -> Dialect | None:
-    if "could not finish the message" in text:
+    if UNFINISHED in text:
         return replace(dialect, max_tokens=64) if dialect.max_tokens < 64 else None
     if "tokens" not in text or not (found := _AT_LEAST.search(text)):
         return None

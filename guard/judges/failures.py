@@ -29,7 +29,7 @@ _HINTS: Mapping[int, str] = {
     400: _SEE_ITS_LOG,
     422: _SEE_ITS_LOG,
     401: "The key is missing or wrong: set OPENAI_API_KEY, or api_key_env in guard.toml.",
-    403: "The key may not use this model, or not from this region.",
+    403: "The key is missing, or may not use this model, or not from this region.",
     404: "No such model or address; base_url often ends in /v1.",
 }
 COMPLAINTS = frozenset({400, 403, 422})

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import openai
 
 from guard.errors import ConfigError, JudgeError, Unmeasured
 from guard.judges.connection import Post
-from guard.judges.dialect import Dialect, Json, learn
+from guard.judges.dialect import UNFINISHED, Dialect, Json, learn
 from guard.judges.endpoint import Endpoint
 from guard.judges.failures import COMPLAINTS, complaint, judge_error
 from guard.place import StillThinking
@@ -47,17 +47,15 @@ def negotiate(
     Raises:
         JudgeError: no reply could be read.
     """
-    # Where a verdict came without a switch, thinking is the query's doing. Asked first: what
-    # others learn from here on is no reason to give up on this query.
-    may_switch = not endpoint.has_measured
     begun = dialect = endpoint.dialect
+    teacher = _Teacher(rendered.mark, not endpoint.has_measured, thinking_tokens)
     for _ in range(_MAX_CORRECTIONS):
         body = write(dialect)
         try:
             [answer] = yield Post(PATH, body)
             result = read(answer, body)
         except (openai.OpenAIError, Unmeasured) as error:
-            better = _lesson(dialect, error, rendered.mark, may_switch, thinking_tokens)
+            better = teacher.lesson(dialect, error)
             if better is None:
                 failure = failure_of(error, rendered)
                 _remember(endpoint, failure)
@@ -96,23 +94,48 @@ def json_fields(extra_body: Mapping[str, Json] | None) -> dict[str, Json]:
     return fields
 
 
-def _lesson(
-    dialect: Dialect, error: Exception, mark: str, may_switch: bool, thinking_tokens: int
-) -> Dialect | None:
-    """The dialect to try next, if the error taught us one."""
-    if isinstance(error, openai.APIStatusError):
-        said = complaint(error, mark)
-        if error.status_code not in COMPLAINTS:
+@dataclass(slots=True)
+class _Teacher:
+    """What errors teach within one negotiation.
+
+    Attributes:
+        mark: where the prompt begins in an error message; what follows it teaches nothing.
+        may_switch: whether thinking may be switched off. Where a verdict once came without a
+            switch, thinking is the query's doing; decided first, since what others learn meanwhile
+            is no reason to give up on this query.
+        thinking_tokens: the budget where thinking cannot be switched off; 0 = none.
+        thinks: whether the model was seen to think.
+    """
+
+    mark: str
+    may_switch: bool
+    thinking_tokens: int
+    thinks: bool = False
+
+    def lesson(self, dialect: Dialect, error: Exception) -> Dialect | None:
+        """The dialect to try next, if the error taught us one."""
+        if isinstance(error, StillThinking):
+            self.thinks = True
+            return self._quiet(dialect)
+        if not isinstance(error, openai.APIStatusError) or error.status_code not in COMPLAINTS:
             return None
+        said = complaint(error, self.mark)
         if error.status_code == 403 and "logprobs" not in said.casefold():
             return None  # A key that may not use the model; no parameter mends that.
-        return learn(dialect, said)
-    if isinstance(error, StillThinking):
-        switched = dialect.with_switch() if may_switch else None
-        if switched is None and dialect.max_tokens < thinking_tokens:
-            return replace(dialect, max_tokens=thinking_tokens)
+        if UNFINISHED in said.casefold() and dialect.max_tokens < self.thinking_tokens:
+            return replace(dialect, max_tokens=self.thinking_tokens)
+        better = learn(dialect, said)
+        lost_a_switch = better is not None and len(better.refused) > len(dialect.refused)
+        if better is not None and self.thinks and lost_a_switch:
+            return self._quiet(better)  # Without any switch it is known to think.
+        return better
+
+    def _quiet(self, dialect: Dialect) -> Dialect | None:
+        """The next switch to try, or room for thoughts where there is none left."""
+        switched = dialect.with_switch() if self.may_switch else None
+        if switched is None and dialect.max_tokens < self.thinking_tokens:
+            return replace(dialect, max_tokens=self.thinking_tokens)
         return switched
-    return None
 
 
 def _remember(endpoint: Endpoint, failure: JudgeError) -> None:

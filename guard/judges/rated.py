@@ -1,7 +1,6 @@
 """A rated judge: an endpoint that rates statements itself and names their probabilities."""
 
 import math
-import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,19 +8,19 @@ from typing import NamedTuple
 import openai
 from openai import AsyncOpenAI, OpenAI
 
-from guard._json import as_int, as_map, as_text
+from guard._json import as_int, as_map
 from guard.errors import ConfigError, JudgeError, JudgeRejected, Unmeasured
 from guard.judges.client_judge import ClientJudge, Conversation
 from guard.judges.connection import Connection, Post
 from guard.judges.failures import judge_error
-from guard.prompt import DEFAULT_PROMPT, SUFFICIENT, UNDERSPECIFIED, Prompt, Rendered
+from guard.prompt import DEFAULT_PROMPT, SUFFICIENT, UNDERSPECIFIED, Prompt, Rendered, clean
 from guard.query import Query
+from guard.reply import served_name
 from guard.verdict import Signal, Usage, Verdict
 
 # OpenAI rounds to two decimals (Effect's documentation of the endpoint); others may round finer.
 COARSEST_DECIMALS, FINEST_DECIMALS = 2, 6
 _FLOAT32_NOISE = 1e-7
-_NAME = re.compile(r"[\w.:/@+=-]{1,200}")
 
 NAMES = ("has_sufficient_context", "is_underspecified")
 """The ids of the two questions, in the order in which they are asked."""
@@ -76,7 +75,8 @@ class RatedJudge(ClientJudge):
         close_clients: bool = False,
     ) -> None:
         _require_plain(prompt, statement, type(self).__name__)
-        questions = (statement, UNDERSPECIFIED) if ask_underspecified else (statement,)
+        said = clean(statement)
+        questions = (said, UNDERSPECIFIED) if ask_underspecified else (said,)
         super().__init__(
             Connection(client, async_client, close_clients=close_clients),
             model=model,
@@ -99,9 +99,7 @@ class RatedJudge(ClientJudge):
             raise self._failure(error, rendered) from error
         reply = as_map(answer)
         if not reply:
-            raise malformed(
-                f"answers with something that is no JSON object, {type(answer).__name__}"
-            )
+            raise malformed(f"sends {type(answer).__name__} where an object with answers belongs")
         if reply.get("error"):
             raise malformed("reports an error inside HTTP 200")  # As OpenRouter does.
         return self._verdict(self.ratings(reply, NAMES[: len(self._questions)]), reply, rendered)
@@ -124,7 +122,7 @@ class RatedJudge(ClientJudge):
             emitted=None,
             signal=self.signal,
             fingerprint=self.fingerprint,
-            model=_name(reply.get("model")),
+            model=served_name(reply.get("model")),
             coverage=asked.coverage,
             usage=_usage(as_map(reply.get("usage"))),
             p_underspecified=rating.underspecified,
@@ -170,12 +168,6 @@ def rounding(value: float) -> float:
     return 0.0
 
 
-def _name(value: object) -> str | None:
-    """A name for the record; anything longer or odder may be a text that does not belong there."""
-    text = as_text(value) or ""
-    return text if _NAME.fullmatch(text) else None
-
-
 def _usage(found: Mapping[str, object]) -> Usage | None:
     spent = Usage(
         as_int(found.get("input_tokens")),
@@ -191,5 +183,5 @@ def _require_plain(prompt: Prompt, statement: object, name: str) -> None:
             f"{name} asks for the probability of a statement: it has no template and no labels.",
             hint="Leave both as they are; pass statement=… to change the words.",
         )
-    if not isinstance(statement, str) or not statement.strip():
+    if not isinstance(statement, str) or not clean(statement).strip():
         raise ConfigError("`statement` is blank or not text.", hint="Pass a sentence to be rated.")

@@ -118,14 +118,13 @@ class SampledJudge(ClientJudge):
         return known
 
     def _finished(self, reply: object, _body: Body) -> object:
-        """``reply`` unless it is a thought cut off, which other parameters may mend."""
+        """``reply``, unless it is no reply at all or a thought cut off, which may be mended."""
         try:
             spoken(Reply.from_body(reply), self.prompt.labels)
-        except StillThinking:
-            raise
-        except Unmeasured:
-            pass  # One answer lost; there are others.
-        return reply
+        except Unmeasured as error:
+            if isinstance(error, StillThinking) or error.kind == "malformed":
+                raise
+        return reply  # Without a verdict it is one answer lost; there are others.
 
     def _answer(self, reply: object, rendered: Rendered) -> "_Answer":
         if isinstance(reply, openai.OpenAIError | JudgeError):

@@ -158,8 +158,8 @@ class Mean:
 
     def judge(self, query: Query, *, timeout: float) -> Verdict:
         """Measures one query; see `guard.judge.Judge`."""
-        # Not one after the other: the first failure is to end the wait for all.
-        return self._verdict(shared_loop.run(self._on_workers(query, timeout), timeout))
+        # On a loop of ours: the first failure is to end the wait for all, and to cancel the others.
+        return self._verdict(shared_loop.run(self._from_thread(query, timeout), timeout))
 
     async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
         """As `judge`; cancelling it cancels all of them."""
@@ -175,9 +175,13 @@ class Mean:
         """Closes every judge."""
         await asyncio.to_thread(self.close)
 
-    async def _on_workers(self, query: Query, timeout: float) -> list[Verdict]:
-        calls = [partial(one.judge, query, timeout=timeout) for one in self.judges]
-        return await _together([shared_workers.acall(call, timeout) for call in calls])
+    async def _from_thread(self, query: Query, timeout: float) -> list[Verdict]:
+        def call(one: Judge) -> Coroutine[Any, Any, Verdict]:
+            if one.cancellable:
+                return one.ajudge(query, timeout=timeout)
+            return shared_workers.acall(partial(one.judge, query, timeout=timeout), timeout)
+
+        return await _together([call(one) for one in self.judges])
 
     def _verdict(self, verdicts: Sequence[Verdict]) -> Verdict:
         p_true = _mean(one.p_true for one in verdicts)

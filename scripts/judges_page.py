@@ -1,0 +1,237 @@
+"""Writes docs/judges.md from guard/data/providers.toml.
+
+    python scripts/judges_page.py [--write]
+
+Without --write the page is printed. A test holds that the page in the repository is this one.
+"""
+
+import argparse
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from guard.policy import DEFAULT_THRESHOLDS
+from guard.posterior import posterior
+from guard.providers import Provider, providers
+
+PAGE = Path(__file__).parent.parent / "docs" / "judges.md"
+SAMPLES = (5, 10, 15, 18, 20, 30, 50)
+"""Answers per query in the table of what samples can reach."""
+
+VERDICTS = {
+    "works": "yes",
+    "only with": "with a condition",
+    "no": "no",
+    "not spoken": "not to us",
+}
+CHECKED = {
+    "run": "run by us",
+    "read": "read in code, not tried by us",
+    "documented": "documented elsewhere, not tried by us",
+    "conflicting": "sources disagree; not tried by us",
+}
+
+TEMPLATE = """\
+<!-- Generated: python scripts/judges_page.py --write. Edit guard/data/providers.toml instead. -->
+
+# Judges: what each provider gives, and the lines to write
+
+rag-guard needs a number, not a word: how likely the judge finds it that the contexts suffice. Which
+endpoint gives such a number changes by the month, and not every documentation tells. This page is a
+first guess, as of November 2026. **`rag-guard doctor` asks your endpoint itself** and says what to
+write; it is right where it and this page disagree.
+
+We ran llama.cpp's server and xllamacpp ourselves. Nobody of us has tried the hosted endpoints: each
+section says where its facts come from.
+
+## Which number to prefer
+
+Best first; the order is ours, by how finely each one shows what the judge thinks. `signal` in a
+record names the one it was.
+
+| `signal` | what it is | costs |
+|---|---|---|
+| `logprobs` | the 5 or 20 likeliest tokens, all listed: tight bounds | 1 request |
+| `logprobs-truncated` | a list cut short (gpt-5.x): coarse near 0 and 1 | 1 request |
+| `predicate`, `noul` | a decision endpoint names the probability itself | 1 request |
+| `logprobs-emitted` | the written token's own logprob alone: only a bound | 1 request |
+| `samples` | counted answers of a model that shows no numbers: wide bounds | 3 to 200 requests |
+
+**Thresholds are never shared between signals**, nor between models: 0.85 from one is not 0.85 from
+another. When `signal` or `fingerprint` in your records changes, set or fit them again.
+
+## All of them
+
+{table}
+
+Where a provider itself gives no number, *write* names a way round. *Lists*: tokens at most, where
+they are listed and we know. The costs are those of the judge in *write*; with `both_orders` a judge
+is asked twice. In the lines of each section, words in capitals are yours to fill in; `api_key_env`
+holds the name of a variable, never the key.
+
+{sections}
+
+## Common beliefs that are wrong
+
+- **“Every large provider has logprobs.”** Anthropic has no field for them at all.
+- **“Gemini has them.”** On Vertex AI, and for its 2.x models only; with an AI Studio key every
+  model that was probed refused.
+- **“HTTP 200, so they came.”** Grok 4.20 and newer, LM Studio's chat route, a LiteLLM proxy with
+  `drop_params`, and OpenRouter without `require_parameters` drop the parameter silently. rag-guard
+  records `no_logprobs` then, never a number.
+- **“It is in the schema.”** It is in Groq's, and no model there takes it.
+- **“gpt-4o-mini is the safe choice.”** gpt-4o and gpt-4.1, the models with a full list of 20, are
+  announced to shut down on 2027-01-14.
+- **“A reasoning model judges better.”** Perhaps, but it gives no logprobs while it reasons, and the
+  o-series and gpt-5 give none at all.
+- **“`logit_bias` makes sure of True or False.”** With llama.cpp it changes the token and not the
+  numbers (run by us), Ollama ignores it, at OpenAI it was reported to do nothing, and with SGLang
+  it distorts what is read. rag-guard never sends it.
+- **“JSON mode or a grammar helps.”** With llama.cpp the numbers are those without the grammar (run
+  by us), with vLLM those behind it, where the captured mass says nothing any more; at OpenAI they
+  were reported not to match what is sampled. One plain word is read best.
+- **“Temperature 0 repeats exactly.”** The same prompt, cached and not, differed by up to 0.07 nats
+  with llama.cpp (run by us). Keep thresholds away from where your queries crowd.
+- **“A decision endpoint is calibrated, so 0.85 will do.”** An independent run of 1,000 questions
+  against OpenAI's found 61 % right in all, and 199 of the 201 that were rated 0.8 or surer
+  (etsabary/luna-decisions-benchmark, 2026). Your own labels tell.
+- **“A table like this one settles it.”** It does not. `rag-guard doctor` asks.
+
+## Samples
+
+`samples:MODEL` asks the same question many times at temperature 1 and counts. The share of True
+gives P(True), and how few answers there are gives the bounds: the 5 % and 95 % points of its
+posterior under a uniform prior. Even answers that all agree reach only so far:
+
+{samples}
+
+The last two columns are for the default thresholds, {answer_at:.2f} and {refuse_below:.2f}. One
+answer that differs widens the bounds: with 19 True of 20 the low end is {nineteen:.3f}.
+
+Do not use it
+
+- where any line above gives you a number for one request: it is never a default;
+- where every second or cent counts: it costs that many requests, each with the whole prompt;
+- with a tight rate limit: all requests of a query are made at the same time;
+- to mend a bad judge: asking one model twenty times averages out its dice, not its errors.
+
+## Fallback chains
+
+A deployment may name another one that is asked where its own judge gives no verdict:
+
+```toml
+[deployment.default]
+judge = "openai:MODEL"
+answer_at = 0.85
+refuse_below = 0.30
+fallback = "counted"
+
+[deployment.counted]
+judge = "samples:MODEL"
+base_url = "https://api.anthropic.com/v1"
+api_key_env = "ANTHROPIC_API_KEY"
+samples = 30
+answer_at = 0.80
+refuse_below = 0.20
+```
+
+The fallback brings its judge and that judge's thresholds; deadline, routes, messages and mode are
+the first one's. Each judge but the last gets an equal share of the time that is left. The record's
+`tried` says who was asked before and why each was left. All keys:
+[configuration.md](configuration.md); how the parts fit: [architecture.md](architecture.md).
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    all_of_them = providers()
+    return TEMPLATE.format(
+        table=_table(
+            ("provider", "gives a number", "write", "and set", "lists", "costs a query"),
+            (_row(each) for each in all_of_them),
+        ),
+        sections="\n\n".join(_section(each) for each in all_of_them),
+        samples=_table(
+            ("answers = requests", "all True: low", "all False: high", "can answer", "can refuse"),
+            (_reach(count) for count in SAMPLES),
+        ),
+        answer_at=DEFAULT_THRESHOLDS.answer_at,
+        refuse_below=DEFAULT_THRESHOLDS.refuse_below,
+        nineteen=posterior(19, 1).low,
+    )
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _row(each: Provider) -> Sequence[str]:
+    disputed = ", disputed" if each.checked == "conflicting" else ""
+    keys = tomllib.loads(each.lines)["deployment"]["default"]
+    return (
+        f"[{each.name}](#{slug(each.name)})",
+        f"{VERDICTS[each.verdict]}{disputed}",
+        f"`{keys['judge']}`",
+        ", ".join(f"`{key}`" for key in keys if key != "judge"),
+        str(each.alternatives or "–"),
+        _requests(each),
+    )
+
+
+def _requests(each: Provider) -> str:
+    if each.kind in ("gguf", "embedded"):
+        return "your processor"
+    return "20 requests" if each.kind == "samples" else "1 request"
+
+
+def _section(each: Provider) -> str:
+    notes = {
+        "Needs": each.needs,
+        "Lists": _listed(each),
+        "The numbers": each.numbers,
+        "In the record": f"`signal` is `{each.signal}`.",
+        "Costs": each.cost,
+        "Refuses with": each.refusal,
+        "Instead": each.instead,
+        f"Source ({CHECKED[each.checked]})": each.source,
+    }
+    shown = [f"- {name}: {text}" for name, text in notes.items() if text]
+    parts = [f"### {each.name}", each.works, f"```toml\n{each.lines}```", "\n".join(shown)]
+    return "\n\n".join(parts)
+
+
+def _listed(each: Provider) -> str:
+    count = f"{each.alternatives} tokens at most." if each.alternatives else ""
+    return f"{count} {each.alternatives_note}".strip()
+
+
+def _reach(count: int) -> Sequence[str]:
+    low, high = posterior(count, 0).low, posterior(0, count).high
+    answers = low >= DEFAULT_THRESHOLDS.answer_at
+    refuses = high < DEFAULT_THRESHOLDS.refuse_below
+    return (str(count), f"{low:.3f}", f"{high:.3f}", _word(answers), _word(refuses))
+
+
+def _word(truth: bool) -> str:
+    return "yes" if truth else "no"
+
+
+def main() -> None:
+    """Prints or writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write docs/judges.md")
+    if parser.parse_args().write:
+        PAGE.write_text(page(), "utf-8")
+    else:
+        print(page(), end="")
+
+
+if __name__ == "__main__":
+    main()
