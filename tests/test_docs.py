@@ -5,13 +5,15 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from providers import PROVIDERS
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
-from wire import Answer, Script, WireServer, verdict
+from wire import WireServer
 
 from guard import Gate, judges
 from guard.config import VARIABLES, Deployment, resolve
@@ -21,7 +23,6 @@ pytestmark = pytest.mark.local
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("guard/data/guide/*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-Wire = Callable[[Script], WireServer]
 
 
 def name(page: Path) -> str:
@@ -37,13 +38,15 @@ def blocks(language: str, page: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def reader(wire: Wire, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[Path]:
     """Where a reader stands: an endpoint, a key, and the guard.toml of the README."""
-    monkeypatch.setenv("OPENAI_BASE_URL", wire(Answer(verdict(-0.01, -6.0))).url)
+    endpoint = WireServer(replace(PROVIDERS["llama-cpp"], model="MODEL"))
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-reader-0123456789")
     (tmp_path / "guard.toml").write_text("".join(blocks("toml", ROOT / "README.md")), "utf-8")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    endpoint.close()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
