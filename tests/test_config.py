@@ -1,25 +1,33 @@
 """Configuration: what is read, what beats what, and what each error says."""
 
+import asyncio
+import dataclasses
 import json
+import math
 import os
+import re
+import socket
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from wire import Answer, Script, WireServer, verdict
 
-from guard import ConfigError, JudgeUnavailable, Labels, Route, judges
+from guard import ConfigError, Decision, JudgeUnavailable, Labels, Route, Thresholds, judges
 from guard.config import VARIABLES, Deployment, load_gate, resolve
 from guard.errors import UNMEASURED_KINDS
 from guard.judge import Judge
+from guard.judges import Chain, Link
 from guard.policy import Policy
+from guard.profile import Profile
 from guard.retry import Retry
-from guard.testing import ScriptedJudge
+from guard.testing import Scripted, ScriptedJudge
 
 CANARY = "sk-canary-0123456789"
 KEY = f"KEY_{CANARY.replace('-', '_')}"
@@ -69,6 +77,7 @@ max_context_chars = 9000
 api_version = "2024-10-21"
 samples = 12
 ask_underspecified = true
+both_orders = false
 labels = { true = "Yes", false = "No" }
 
 [deployment.default.messages]
@@ -99,7 +108,10 @@ def test_what_the_judge_is_given(file: Path, monkeypatch: pytest.MonkeyPatch) ->
         return ScriptedJudge(0.9)
 
     monkeypatch.setattr(judges, "from_name", from_name)
-    file.write_text(FULL.replace("scripted:0.6", "openai:m"))
+    text = FULL.replace("scripted:0.6", "openai:m").replace(
+        "both_orders = false", "both_orders = true"
+    )
+    file.write_text(text)
     load_gate(file, environ={"MY_KEY": f" {CANARY}\n"})
     prompt = resolve(file, environ={})[1].prompt()
     assert seen == {
@@ -112,6 +124,7 @@ def test_what_the_judge_is_given(file: Path, monkeypatch: pytest.MonkeyPatch) ->
         "api_version": "2024-10-21",
         "samples": 12,
         "ask_underspecified": True,
+        "both_orders": True,
     }
     assert (prompt.labels, prompt.max_context_chars) == (Labels("Yes", "No"), 9000)
 
@@ -281,6 +294,27 @@ WRONG = [
     ('labels = { true = "in", false = "insufficient" }', "labels", "begins", "two words"),
     ('labels = { true = "a", false = "b", c = "d" }', "labels.c", "unknown key", "true, false"),
     ("labels = []", "labels", "is a list", "two words"),
+    ("samples = 2", "samples", "is 2", "from 3 to 200"),
+    ("samples = 201", "samples", "is 201", "from 3 to 200"),
+    ("samples = 20.0", "samples", "is 20.0", "a whole number"),
+    ("samples = true", "samples", "is true", "a whole number"),
+    (f'samples = "{CANARY}"', "samples", "is a text", "a whole number"),
+    ("api_version = 2024-10-21", "api_version", "is a date", '"2024-10-21"'),
+    ('api_version = " "', "api_version", "is a text", "as text"),
+    ("ask_underspecified = 1", "ask_underspecified", "is 1", "true or false"),
+    (f'ask_underspecified = "{CANARY}"', "ask_underspecified", "is a text", "true or false"),
+    ("both_orders = 0", "both_orders", "is 0", "true or false"),
+    ("fallback = true", "fallback", "is true", "another deployment"),
+    ('fallback = "nobody"', "fallback", "names no deployment", "Known: bot"),
+    (f'fallback = "{CANARY}"', "fallback", "names no deployment", "Known: bot"),
+    ('judge = "openai:"', "judge", "lacks a model", "openai:MODEL"),
+    ('judge = "decisions:"', "judge", "lacks a model", "decisions:MODEL"),
+    ('judge = "samples"', "judge", "lacks a model", "samples:MODEL"),
+    ('judge = "systemone:"', "judge", "lacks a model", "systemone:MODEL"),
+    ('judge = "systemone:m"', "judge", "lacks an address", "base_url"),
+    ('judge = "azure:"', "judge", "lacks a deployment", "azure:DEPLOYMENT"),
+    ('judge = "azure:d"', "judge", "Azure needs base_url", "AZURE_OPENAI_ENDPOINT"),
+    ('judge = "decisions:m"', "judge", "No key for api.openai.com", "api_key_env"),
     ('extends = "nobody"', "extends", "bot -> nobody", "Known: bot"),
     ('extends = "bot"', "extends", "bot -> bot", "Take one"),
     ("[deployment.bot.sub]\nx = 1", "sub", "unknown key", "Known"),
@@ -433,6 +467,287 @@ def test_errors_of_a_judges_own_keep_their_cause(monkeypatch: pytest.MonkeyPatch
         load_gate(environ={"RAG_GUARD_JUDGE": "down"})
 
 
+# ── Azure ────────────────────────────────────────────────────────────────────────────────────────
+
+AZURE = {
+    "base_url": ("https://x.openai.azure.com", "AZURE_OPENAI_ENDPOINT"),
+    "api_key": (CANARY, "AZURE_OPENAI_API_KEY"),
+    "api_version": ("2024-10-21", "OPENAI_API_VERSION"),
+}
+
+
+@pytest.mark.parametrize("lacking", AZURE)
+def test_azure_needs_three_settings(monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
+    """Each may be given or stand in its variable; where neither is, the error names both."""
+    given = {name: value for name, (value, _) in AZURE.items() if name != lacking}
+    key = "api_key_env" if lacking == "api_key" else lacking
+    value, variable = AZURE[lacking]
+    with pytest.raises(ConfigError, match=f"Azure needs {key}") as caught:
+        judges.from_name("azure:d", **given)  # type: ignore[arg-type]
+    assert variable in (caught.value.hint or "")
+    assert CANARY not in f"{caught.value}"
+    monkeypatch.setenv(variable, value)
+    judge = judges.from_name("azure:d", **given)  # type: ignore[arg-type]
+    assert judge.model == "d"
+    judges.close(judge)
+
+
+WRONG_AZURE = [
+    ({"base_url": "x.openai.azure.com"}, r"base_url \(or AZURE_OPENAI_ENDPOINT\)"),
+    ({"base_url": "https://h:99999"}, "is not an address"),
+    ({"api_key": f"{CANARY}\n"}, "holds a character"),
+    ({"api_key": f"{CANARY}–"}, "holds a character"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "problem"), WRONG_AZURE)
+def test_what_azure_cannot_be_sent(wrong: dict[str, str], problem: str) -> None:
+    """An address without its scheme, a key with a line break: said at once, and not repeated."""
+    given = {name: value for name, (value, _) in AZURE.items()}
+    with pytest.raises(ConfigError, match=problem) as caught:
+        judges.from_name("azure:d", **{**given, **wrong})  # type: ignore[arg-type]
+    assert CANARY not in f"{caught.value}"
+    assert caught.value.hint
+
+
+@pytest.mark.wire
+@pytest.mark.parametrize("how", ["check", "acheck"])
+def test_where_an_azure_deployment_is_asked(
+    file: Path, wire: Callable[[Script], WireServer], how: str
+) -> None:
+    """Under its own path, with its version and its own header for the key."""
+    server = wire(Answer(verdict(-0.01, -6.0)))
+    file.write_text(
+        "[deployment.a]\njudge = 'azure:my-gpt'\napi_version = '2024-10-21'\n"
+        f"model_family = 'gpt-4o'\napi_key_env = 'MY_KEY'\nbase_url = '{server.url}'"
+    )
+    gate = load_gate(file, environ={"MY_KEY": CANARY})
+
+    async def asked() -> Decision:
+        return await gate.acheck("Why?", ["Because."])
+
+    decision = gate.check("Why?", ["Because."]) if how == "check" else asyncio.run(asked())
+    judges.close(gate.judge)
+    assert (decision.route, decision.model) == (Route.ANSWER, "my-gpt")
+    [request] = server.requests
+    assert request.path == ("/v1/openai/deployments/my-gpt/chat/completions?api-version=2024-10-21")
+    headers = {name.casefold(): value for name, value in request.headers.items()}
+    assert headers["api-key"] == CANARY
+    assert "authorization" not in headers
+    assert CANARY not in json.dumps(decision.to_dict())
+
+
+# ── Fallbacks ────────────────────────────────────────────────────────────────────────────────────
+
+CHAIN = """
+[deployment.default]
+judge = "named:a"
+fallback = "second"
+answer_at = 0.8
+refuse_below = 0.4
+deadline = 3
+attempts = 1
+on_unmeasured = "clarify"
+[deployment.third]
+judge = "named:c"
+answer_at = 0.99
+mode = "shadow"
+[deployment.second]
+judge = "named:b"
+answer_at = 0.95
+refuse_below = 0.1
+deadline = 7
+fallback = "third"
+"""
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch) -> dict[str, Scripted]:
+    """What judges called ``named:NAME`` say, .9 unless set; ``named:b@2`` is b elsewhere."""
+    says = dict[str, Scripted]()
+
+    def from_name(name: str, **_options: object) -> Judge:
+        _, _, place = name.partition(":")
+        return ScriptedJudge(says.get(place, 0.9), name=place.partition("@")[0])
+
+    monkeypatch.setattr(judges, "from_name", from_name)
+    return says
+
+
+DOWN = JudgeUnavailable("down")
+
+
+def links(file: Path, text: str, name: str | None = None, **more: Mapping[str, str]) -> list[Link]:
+    """The links of the chain that a file amounts to."""
+    file.write_text(text)
+    judge = load_gate(file, deployment=name, environ={}, **more).judge
+    assert isinstance(judge, Chain)
+    return list(judge.links)
+
+
+def models(chain: Sequence[Link]) -> list[str | None]:
+    return [link.judge.model for link in chain]
+
+
+@pytest.mark.usefixtures("named")
+def test_fallbacks_stand_in_the_order_in_which_they_name_each_other(file: Path) -> None:
+    """Not in that of the file; each with its own thresholds, the first with the policy's."""
+    chain = links(file, CHAIN)
+    assert models(chain) == ["a", "b", "c"]
+    assert [link.profile for link in chain] == [
+        None,
+        Profile(Thresholds(0.95, 0.1)),
+        Profile(Thresholds(0.99, 0.3)),
+    ]
+    assert models(links(file, CHAIN, "second")) == ["b", "c"]
+    assert not isinstance(load_gate(file, deployment="third", environ={}).judge, Chain)
+
+
+def test_a_fallback_brings_its_judge_and_thresholds_alone(
+    file: Path, named: dict[str, Scripted]
+) -> None:
+    """Deadline, attempts, routes and mode are those of the chosen deployment."""
+    named["a"] = DOWN
+    file.write_text(CHAIN)
+    gate = load_gate(file, environ={})
+    assert (gate.policy.deadline, gate.retry.attempts, gate.policy.mode) == (3, 1, "enforce")
+    decision = gate.check("Why?", ["Because."])
+    assert (decision.probability, decision.route) == (0.9, Route.CLARIFY)  # a would answer.
+    assert decision.thresholds == Thresholds(0.95, 0.1)
+    assert (decision.fingerprint, decision.deployment) == ("scripted:b", "default")
+    record = decision.to_dict()
+    assert (record["model"], record["answer_at"]) == ("b", 0.95)
+    [tried] = decision.tried
+    assert (tried.model, tried.kind, tried.detail) == ("a", "unavailable", "down")
+    assert record["tried"] == [dataclasses.asdict(tried)]
+    named.update(b=DOWN, c=DOWN)
+    decision = load_gate(file, environ={}).check("Why?", ["Because."])
+    assert (decision.probability, decision.route) == (None, Route.CLARIFY)
+    assert [one.model for one in decision.tried] == ["a", "b", "c"]
+
+
+@pytest.mark.usefixtures("named")
+def test_a_fallback_is_inherited(file: Path) -> None:
+    """From whatever is extended, at both ends, and a nearer one wins."""
+    text = CHAIN + (
+        "[deployment.child]\nextends = 'default'\njudge = 'named:d'\n"
+        "[deployment.heir]\nextends = 'child'\nfallback = 'third'\n"
+        "[deployment.last]\nextends = 'second'\njudge = 'named:e'\nanswer_at = 0.7\n"
+        "[deployment.via]\njudge = 'named:f'\nfallback = 'last'\n"
+    )
+    assert models(links(file, text, "child")) == ["d", "b", "c"]
+    assert models(links(file, text, "heir")) == ["d", "c"]
+    chain = links(file, text, "via")
+    assert models(chain) == ["f", "e", "c"]
+    assert chain[1].profile == Profile(Thresholds(0.7, 0.1))
+
+
+@pytest.mark.usefixtures("named")
+def test_a_circle_of_fallbacks_ends(file: Path) -> None:
+    """Each is asked once, wherever it begins: two deployments may stand in for each other."""
+    text = "".join(
+        f"[deployment.{one}]\njudge = 'named:{one}'\nfallback = '{other}'\n"
+        for one, other in ("ab", "bc", "cb", "dd")
+    )
+    assert models(links(file, text, "a")) == ["a", "b", "c"]
+    assert models(links(file, text, "b")) == ["b", "c"]
+    assert models(links(file, text, "c")) == ["c", "b"]
+    assert load_gate(file, deployment="d", environ={}).judge.model == "d"
+
+
+def test_a_fallback_to_nobody_is_found_at_once(file: Path) -> None:
+    """Also one that another deployment names, or has inherited; the error says where it stands."""
+    text = CHAIN + "[deployment.x]\nfallback = 'secnd'\n[deployment.y]\nextends = 'x'\n"
+    error = error_of(file, text)
+    assert error.message == f"{file}: deployment.x.fallback names no deployment."
+    assert "Did you mean `second`?" in (error.hint or "")
+
+
+@pytest.mark.usefixtures("named")
+def test_the_same_judge_elsewhere_shares_thresholds(file: Path) -> None:
+    """Those of the first of them, since a verdict does not tell by which address it came."""
+    text = (
+        "[deployment.default]\njudge = 'named:a'\nfallback = 'b'\n"
+        "[deployment.b]\njudge = 'named:b'\nanswer_at = 0.9\nfallback = 'a2'\n"
+        "[deployment.a2]\njudge = 'named:a@2'\nanswer_at = 0.7\nfallback = 'b2'\n"
+        "[deployment.b2]\njudge = 'named:b@2'\nanswer_at = 0.6\n"
+    )
+    chain = links(file, text)
+    assert models(chain) == ["a", "b", "a", "b"]
+    for_b = Profile(Thresholds(0.9, 0.3))
+    assert [link.profile for link in chain] == [None, for_b, None, for_b]
+
+
+@pytest.mark.usefixtures("named")
+def test_variables_and_options_are_about_the_chosen_one(file: Path) -> None:
+    """A fallback is what the file says it is."""
+    file.write_text(CHAIN)
+    environ = {"RAG_GUARD_ANSWER_AT": "0.97", "RAG_GUARD_BASE_URL": "http://127.0.0.1:1/v1"}
+    gate = load_gate(file, environ=environ, options={"judge": "named:z", "refuse_below": 0.2})
+    assert isinstance(gate.judge, Chain)
+    assert models(gate.judge.links) == ["z", "b", "c"]
+    assert gate.policy.thresholds == Thresholds(0.97, 0.2)
+    assert gate.judge.links[1].profile == Profile(Thresholds(0.95, 0.1))
+
+
+WRONG_FALLBACKS = [
+    (
+        "judge = 'openai:m'\napi_key_env = 'NONE_SUCH'",
+        "deployment.b.api_key_env names a variable that is not set",
+        "Set that variable",
+    ),
+    ("judge = 'openai:m'", "deployment.b.judge: No key for api.openai.com", "api_key_env"),
+    ("judge = 'systemone:m'", "deployment.b.judge: The judge 'systemone' lacks", "base_url"),
+    ("judge = 'nobody:x'", "deployment.b.judge: Unknown judge 'nobody'", "openai:MODEL"),
+    ("answer_at = 0.9", "deployment.b.judge is missing", "into that table"),
+    ("judge = 'scripted:1'\nanswer_at = 0.1", "deployment.b.answer_at", "the lower one"),
+    ("judge = 'scripted:1'\nboth_orders = true", "deployment.b.judge: both_orders", "Take it"),
+]
+
+
+@pytest.mark.parametrize(("keys", "problem", "remedy"), WRONG_FALLBACKS)
+def test_wrong_fallbacks(file: Path, keys: str, problem: str, remedy: str) -> None:
+    """They are found when the gate is made, not in the first outage, and at their own place."""
+    text = f"[deployment.default]\njudge = 'scripted:0.9'\nfallback = 'b'\n[deployment.b]\n{keys}"
+    error = error_of(file, text)
+    assert error.message.startswith(f"{file}: deployment.b")
+    assert problem in error.message
+    assert remedy in (error.hint or "")
+
+
+@pytest.mark.wire
+def test_the_documented_fallback_is_true(file: Path, wire: Callable[[Script], WireServer]) -> None:
+    """docs/configuration.md: its example loads, and its record is what comes of an outage."""
+    page = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text("utf-8")
+    [text] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    [shown] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    body = verdict(math.log(0.9), math.log(0.1 - 1e-9))
+    server = wire(Answer({**body, "model": "qwen3-4b"}))
+    file.write_text(text.replace("http://127.0.0.1:8080/v1", server.url))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{taken.getsockname()[1]}"
+    gate = load_gate(
+        file,
+        environ={"OPENAI_API_KEY": CANARY},
+        options={"base_url": f"http://{nobody}/v1"},
+    )
+    record = gate.check("Why?", ["Because."]).to_dict()
+    judges.close(gate.judge)
+    found = json.dumps(record).replace(nobody, "api.openai.com")
+    found = re.sub(r"(:gpt-6-luna|:qwen3-4b):[0-9a-f]{16}", r"\1:…", found)
+    found = re.sub(r'("seconds"): [^}]+', r"\1: 0.2", found)
+    expected = json.loads(shown)
+    told = {key: value for key, value in json.loads(found).items() if key in expected}
+    assert told == {**expected, "probability": pytest.approx(0.9, abs=1e-3)}
+
+
+def test_resolving_needs_no_key_of_a_fallback(file: Path) -> None:
+    """What a deployment amounts to can be shown without the secrets of another."""
+    text = "[deployment.default]\nfallback = 'b'\n[deployment.b]\napi_key_env = 'NONE_SUCH'"
+    assert load(file, text).fallback == "b"
+
+
 # ── Round trips ──────────────────────────────────────────────────────────────────────────────────
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
@@ -462,6 +777,7 @@ def deployments(draw: st.DrawFn) -> Deployment:
         "api_version": ANY_TEXT.filter(str.strip),
         "samples": st.integers(3, 200),
         "ask_underspecified": st.booleans(),
+        "both_orders": st.booleans(),
         "max_context_chars": st.integers(1, 10**9),
         "labels": st.just({"true": "是", "false": '"n"'}),
         "messages": st.fixed_dictionaries({}, optional={"refuse": TEXTS, "clarify": TEXTS}),

@@ -21,6 +21,7 @@ from guard.errors import JudgeError
 from guard.judge import Judge
 from guard.judges.chat import ChatJudge
 from guard.judges.client_judge import ClientJudge
+from guard.judges.connection import ClientConnection
 from guard.judges.decisions import DecisionsJudge
 from guard.judges.sampled import SampledJudge
 from guard.judges.several import Chain, Mean
@@ -147,7 +148,7 @@ class _Visit:
     def _instead(self) -> str | None:
         """The name of the first other kind of judge that works at this address."""
         judge = self.judge
-        assert isinstance(judge, ClientJudge)
+        assert isinstance(judge, ClientJudge) and isinstance(judge.connection, ClientConnection)
         client = judge.connection.given
         others: Mapping[str, Callable[[], ClientJudge]] = {
             "openai": lambda: ChatJudge(client, model=judge.name),

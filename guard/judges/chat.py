@@ -1,16 +1,14 @@
 """The chat judge: reads the verdict from the logprobs of any OpenAI-shaped chat completion."""
 
-import sys
 from collections.abc import Mapping
 from copy import copy
 
 from openai import AsyncOpenAI, OpenAI
 
-from guard._json import as_int
 from guard._require import require_number
 from guard.judges.client_judge import ClientJudge, Conversation, fingerprint_of
-from guard.judges.connection import Connection
-from guard.judges.dialect import Dialect, Json
+from guard.judges.connection import ClientConnection
+from guard.judges.dialect import Dialect, Json, asked_of
 from guard.judges.endpoint import account_of, endpoint_for
 from guard.judges.negotiation import Body, json_fields, negotiate
 from guard.prompt import DEFAULT_PROMPT, Prompt, Rendered
@@ -62,7 +60,7 @@ class ChatJudge(ClientJudge):
         require_number("min_mass", min_mass, 0, 1)
         self._extra_body = json_fields(extra_body)
         super().__init__(
-            Connection(client, async_client, close_clients=close_clients),
+            ClientConnection(client, async_client, close_clients=close_clients),
             model=model,
             signal=_SIGNAL,
             parts=[model_family, prompt.fingerprint, min_mass, self._extra_body],
@@ -98,16 +96,8 @@ class ChatJudge(ClientJudge):
                 rendered,
                 fingerprint=self.fingerprint,
                 labels=self.prompt.labels,
-                asked=_asked(body),
+                asked=asked_of(body),
                 min_mass=self._min_mass,
             )
 
         return (yield from negotiate(endpoint, write, read, rendered))
-
-
-def _asked(body: Body) -> int:
-    """How many alternatives a request asked for: ours, or those of the caller's extra_body."""
-    count, legacy = as_int(body.get("top_logprobs")), as_int(body.get("logprobs"))
-    named = count if count is not None else legacy
-    # Left to the server: then every list counts as cut off, wherever it ends.
-    return sys.maxsize if named is None else named

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -15,7 +16,7 @@ import openai
 from openai import AsyncOpenAI, OpenAI
 
 from guard.errors import ConfigError, JudgeError, JudgeRejected
-from guard.judges.failures import not_json
+from guard.judges.failures import not_json, unsendable
 from guard.loop import shared_loop
 from guard.worker import shared_workers
 
@@ -39,7 +40,54 @@ class Post(NamedTuple):
     times: int = 1
 
 
-class Connection:
+class Connection(ABC):
+    """Where a judge posts, blocking or not."""
+
+    def __init__(self) -> None:
+        self._closed = False
+
+    @property
+    @abstractmethod
+    def blocks(self) -> bool:
+        """Whether `post` can be used; what it does cannot be interrupted."""
+
+    @property
+    @abstractmethod
+    def awaits(self) -> bool:
+        """Whether `apost` can be used."""
+
+    @property
+    @abstractmethod
+    def base_url(self) -> str:
+        """The address of the endpoint; empty where it is not known."""
+
+    @abstractmethod
+    def post(self, post: Post, end: float) -> list[object]:
+        """The replies, as parsed JSON; of several, those that failed are exceptions.
+
+        Args:
+            post: what to send.
+            end: when to give up, on the clock of `time.monotonic`.
+
+        Raises:
+            openai.OpenAIError, JudgeError: the only request failed.
+        """
+
+    @abstractmethod
+    async def apost(self, post: Post, end: float) -> list[object]:
+        """As `post`, without blocking the event loop."""
+
+    def close(self) -> None:
+        """Later queries are rejected."""
+        self._closed = True
+
+    def require_open(self) -> None:
+        """Raises `JudgeRejected` once `close` was called."""
+        if self._closed:
+            raise JudgeRejected("This judge is closed.", hint="Make a new one.")
+
+
+class ClientConnection(Connection):
     """Posts JSON through the caller's client, with the SDK's own retries switched off.
 
     Through ``client.post`` and not through the SDK's methods: openai 2.x has none for the newer
@@ -61,6 +109,7 @@ class Connection:
         *,
         close_clients: bool = False,
     ) -> None:
+        super().__init__()
         _require_clients(client, async_client)
         if isinstance(client, AsyncOpenAI):
             async_client = async_client or client
@@ -68,7 +117,6 @@ class Connection:
         self._sync = client.with_options(max_retries=0) if isinstance(client, OpenAI) else None
         self._async = None if async_client is None else _ClientPerLoop(async_client, close_clients)
         self._close_clients = close_clients
-        self._closed = False
 
     @property
     def blocks(self) -> bool:
@@ -85,21 +133,8 @@ class Connection:
         """The address of the endpoint."""
         return str(self.given.base_url)
 
-    def require_open(self) -> None:
-        """Raises `JudgeRejected` once `close` was called."""
-        if self._closed:
-            raise JudgeRejected("This judge is closed.", hint="Make a new one.")
-
     def post(self, post: Post, end: float) -> list[object]:
-        """The replies, as parsed JSON; of several, those that failed are exceptions.
-
-        Args:
-            post: what to send.
-            end: when to give up, on the clock of `time.monotonic`.
-
-        Raises:
-            openai.OpenAIError, Unmeasured: the only request failed.
-        """
+        """As `Connection.post`."""
         if self._sync is None:
             raise TypeError("This connection has no blocking client.")
         send = partial(_send, self._sync, post, end)
@@ -118,7 +153,7 @@ class Connection:
 
     def close(self) -> None:
         """Closes connections; on a running event loop it does not wait for those of that loop."""
-        self._closed = True
+        super().close()
         if self._sync is not None and self._close_clients:
             self._sync.close()
         if self._async is not None:
@@ -165,10 +200,7 @@ def _json_expected() -> Generator[None]:
         yield
     except UnicodeEncodeError as error:
         # Not the reply. The original holds the whole key: no traceback shows it.
-        raise JudgeRejected(
-            f"The request holds a character that HTTP cannot carry ({error.encoding}).",
-            hint="Copy the API key again: it may have caught a typographic sign.",
-        ) from None
+        raise unsendable(error) from None
     except (ValueError, RecursionError) as error:
         # ValueError: no JSON, no UTF-8, or a whole number of more than 4300 digits.
         raise not_json(error) from error

@@ -5,10 +5,13 @@ parameters, changes by the month. What an endpoint really takes is in its own er
 """
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 from urllib.parse import urlsplit
+
+from guard._json import as_int
 
 Json = str | int | float | bool | None | Mapping[str, "Json"]
 
@@ -97,6 +100,15 @@ class Dialect:
             if name not in self.extra and name not in self.refused:
                 return replace(self, extra={**self.extra, name: value})
         return None
+
+
+def asked_of(fields: Mapping[str, object]) -> int:
+    """How many alternatives a request with these fields asks for; a caller's own may be there."""
+    named = as_int(fields.get("top_logprobs"))
+    legacy = as_int(fields.get("logprobs"))  # Together's form has the number here.
+    count = named if named is not None else legacy
+    # Left to the server: then every list counts as cut off, wherever it ends.
+    return sys.maxsize if count is None else count
 
 
 def first_guess(base_url: str, model: str, family: str | None = None) -> Dialect:

@@ -68,6 +68,14 @@ def not_json(error: Exception) -> Unmeasured:
     )
 
 
+def unsendable(error: UnicodeEncodeError) -> JudgeRejected:
+    """The error for a request that cannot be written down; ``error`` holds all of it."""
+    return JudgeRejected(
+        f"The request holds a character that HTTP cannot carry ({error.encoding}).",
+        hint="Copy the API key again: it may have caught a typographic sign.",
+    )
+
+
 def complaint(error: openai.APIStatusError, mark: str) -> str:
     """What the endpoint said, up to where it repeats the prompt.
 

@@ -11,7 +11,7 @@ from openai import AsyncOpenAI, OpenAI
 from guard._json import as_int, as_map
 from guard.errors import ConfigError, JudgeError, JudgeRejected, Unmeasured
 from guard.judges.client_judge import ClientJudge, Conversation
-from guard.judges.connection import Connection, Post
+from guard.judges.connection import ClientConnection, Post
 from guard.judges.failures import judge_error
 from guard.prompt import DEFAULT_PROMPT, SUFFICIENT, UNDERSPECIFIED, Prompt, Rendered, clean
 from guard.query import Query
@@ -78,7 +78,7 @@ class RatedJudge(ClientJudge):
         said = clean(statement)
         questions = (said, UNDERSPECIFIED) if ask_underspecified else (said,)
         super().__init__(
-            Connection(client, async_client, close_clients=close_clients),
+            ClientConnection(client, async_client, close_clients=close_clients),
             model=model,
             signal=f"decision-{self.signal}",
             parts=[questions, prompt.fingerprint],

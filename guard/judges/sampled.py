@@ -11,7 +11,7 @@ from openai import AsyncOpenAI, OpenAI
 from guard._require import require_number
 from guard.errors import JudgeError, Unmeasured
 from guard.judges.client_judge import ClientJudge, Conversation
-from guard.judges.connection import Connection, Post
+from guard.judges.connection import ClientConnection, Post
 from guard.judges.dialect import Dialect, Json, first_guess
 from guard.judges.endpoint import Endpoint, account_of, endpoint_for
 from guard.judges.failures import COMPLAINTS
@@ -72,7 +72,7 @@ class SampledJudge(ClientJudge):
         require_number("min_mass", min_mass, 0, 1)
         self._extra_body = json_fields(extra_body)
         super().__init__(
-            Connection(client, async_client, close_clients=close_clients),
+            ClientConnection(client, async_client, close_clients=close_clients),
             model=model,
             signal="samples",
             parts=[samples, model_family, prompt.fingerprint, min_mass, self._extra_body],

@@ -1,5 +1,7 @@
 """rag-guard for LlamaIndex: judges what was retrieved before an answer is written."""
 
+from typing import TYPE_CHECKING
+
 try:
     from guard_llama_index.query_engine import GuardedQueryEngine
 except ModuleNotFoundError as error:
@@ -9,4 +11,16 @@ except ModuleNotFoundError as error:
         'LlamaIndex is not installed: pip install "rag-guard[llama-index]"'
     ) from error
 
-__all__ = ["GuardedQueryEngine"]
+if TYPE_CHECKING:
+    from guard_llama_index.judge import LlamaIndexJudge
+
+__all__ = ["GuardedQueryEngine", "LlamaIndexJudge"]
+
+
+def __getattr__(name: str) -> object:
+    # The judge needs openai, which takes half a second to import; an engine does not.
+    if name == "LlamaIndexJudge":
+        from guard_llama_index.judge import LlamaIndexJudge
+
+        return LlamaIndexJudge
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
