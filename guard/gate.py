@@ -3,7 +3,7 @@
 import logging
 import time
 import uuid
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -14,6 +14,7 @@ from guard.errors import UNMEASURED_KINDS, ConfigError, JudgeError, Tried
 from guard.flow import arun, run
 from guard.judge import Judge, Profiled
 from guard.policy import Policy
+from guard.profile import Profile
 from guard.query import Query
 from guard.retry import Retry
 from guard.thresholds import Thresholds
@@ -62,7 +63,8 @@ class Gate:
         self.deployment = deployment
         self._workers = workers
         # A chain's later judges have thresholds of their own.
-        self._profiles = judge.profiles if isinstance(judge, Profiled) else {}
+        none: Mapping[str, Profile] = {}
+        self._profiles = judge.profiles if isinstance(judge, Profiled) else none
 
     def check(
         self,

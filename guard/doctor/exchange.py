@@ -49,7 +49,7 @@ class Exchange:
     @property
     def input_tokens(self) -> int | None:
         """How many tokens the endpoint says that the last prompt had."""
-        usage = as_map(as_map(self.replies[-1]).get("usage")) if self.replies else {}
+        usage = as_map(as_map(self.replies[-1] if self.replies else None).get("usage"))
         return as_int(usage.get("prompt_tokens", usage.get("input_tokens")))
 
 
