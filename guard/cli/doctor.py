@@ -1,6 +1,8 @@
 """``rag-guard doctor``: what an endpoint can do as a judge, and the lines to write for it."""
 
 import json
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -82,21 +84,26 @@ def doctor(
     given = {key: value for key, value in options.items() if value is not None}
     _, keys = resolve(config, deployment, options=given)
     gate = load_gate(config, deployment=deployment, options=given)
-    with Console(stderr=True).status("asking about two known cases") as status:
-        try:
-            report = examine(
-                gate.judge,
-                keys,
-                time_limit=timeout,
-                progress=lambda what: status.update(plain(what)),
-            )
-        finally:
-            judges.close(gate.judge)
+    try:
+        with _progress(Console(stderr=True)) as progress:
+            report = examine(gate.judge, keys, time_limit=timeout, progress=progress)
+    finally:
+        judges.close(gate.judge)
     if as_json:
         typer.echo(json.dumps(report.to_dict()))
     else:
         _show(report, Console(emoji=False, highlight=False, markup=False))
     raise typer.Exit(EXIT_CODES[report.conclusion])
+
+
+@contextmanager
+def _progress(console: "Console") -> Generator[Callable[[str], None]]:
+    """Shows on a terminal what is being done; elsewhere nothing."""
+    if not console.is_terminal:
+        yield lambda _what: None
+        return
+    with console.status("starting") as status:
+        yield lambda what: status.update(plain(what))
 
 
 def _show(report: "Report", console: "Console") -> None:
