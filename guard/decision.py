@@ -60,12 +60,14 @@ class Decision:
         thresholds: the cut-offs that applied.
         mode: ``enforce``, or ``shadow`` (decided and recorded, never acted on).
         deployment: the name of the deployment, or ``None``.
-        model: the judge's model as requested, or ``None`` where there is none.
+        model: the judge's model as requested, or ``None`` where there is none; after a fallback,
+            that of the judge that measured.
         fingerprint: of the judge that measured it; of the gate's judge where none did.
         cached: whether the verdict came from a cache.
         elapsed_seconds: wall-clock time of the whole trip, retries and waits included.
         query: the query itself; never part of `to_dict`.
-        tried: judges of a chain that gave no verdict, in order, and why each was left.
+        tried: judges of a chain that gave no verdict, in order and over all rounds, and why each
+            was left.
     """
 
     id: str

@@ -1,6 +1,5 @@
 """The contract of a judge, written once for whoever implements one."""
 
-from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from guard.profile import Profile
@@ -57,7 +56,6 @@ class Judge(Protocol):
 class Profiled(Protocol):
     """A judge whose verdicts may come from several judges, each with thresholds of its own."""
 
-    @property
-    def profiles(self) -> Mapping[str, Profile]:
-        """Profiles by the fingerprint of the judge that they are for."""
+    def profile_of(self, verdict: Verdict) -> Profile | None:
+        """The profile to route one of its verdicts by; ``None`` = the gate's policy holds."""
         ...

@@ -3,7 +3,7 @@
 import math
 
 CERTAIN = 1e-9
-"""How near to 0 or 1 a probability is taken at most: endpoints that round send 0 and 1 exactly."""
+"""How near to 0 or 1 a probability is taken at most, so that its log-odds are finite."""
 
 
 def logit(p: float) -> float:

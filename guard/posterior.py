@@ -3,14 +3,19 @@
 import math
 from typing import NamedTuple
 
+DEFAULT_SAMPLES = 20
+"""Answers that a sampled judge asks for, unless told otherwise; see its docstring for why."""
+
+_TAIL = 0.05
+
 
 class Posterior(NamedTuple):
     """A Beta posterior on a share, summed up.
 
     Attributes:
         mean: in (0, 1).
-        low: the share lies below it with a probability of 1 - bound.
-        high: the share lies above it with a probability of 1 - bound.
+        low: the share lies below it with a probability of 5 %.
+        high: the share lies above it with a probability of 5 %.
     """
 
     mean: float
@@ -18,7 +23,7 @@ class Posterior(NamedTuple):
     high: float
 
 
-def posterior(true: int, false: int, *, bound: float = 0.95) -> Posterior:
+def posterior(true: int, false: int) -> Posterior:
     """The posterior on P(True) after ``true`` and ``false`` independent answers.
 
     The prior is uniform (Bayes and Laplace), so the posterior is Beta(true + 1, false + 1) and the
@@ -26,7 +31,7 @@ def posterior(true: int, false: int, *, bound: float = 0.95) -> Posterior:
     only: an answer at the low one, a refusal at the high one.
     """
     a, b = true + 1, false + 1
-    return Posterior(a / (a + b), _quantile(1 - bound, a, b), _quantile(bound, a, b))
+    return Posterior(a / (a + b), _quantile(_TAIL, a, b), _quantile(1 - _TAIL, a, b))
 
 
 def _quantile(share: float, a: int, b: int) -> float:

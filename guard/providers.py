@@ -41,6 +41,7 @@ class Provider:
         refusal: how it refuses.
         lines: TOML for ``guard.toml``, with placeholders in capitals.
         instead: what to use where it does not work.
+        note: on ``lines``, in a few words; may be empty.
         source: where all this is from, with its date.
         checked: how far it can be trusted.
     """
@@ -62,6 +63,7 @@ class Provider:
     refusal: str
     lines: str
     instead: str
+    note: str
     source: str
     checked: Literal["read", "run", "documented", "conflicting"]
 
@@ -91,18 +93,6 @@ def _provider(row: Mapping[str, Any]) -> Provider:
     # What the file may hold, a test checks: nobody but us writes it.
     values: dict[str, Any] = {**row, "hosts": tuple(row["hosts"]), "ports": tuple(row["ports"])}
     return Provider(**values)
-
-
-def provider(name: str) -> Provider:
-    """The provider with this ``id``.
-
-    Raises:
-        KeyError: there is none.
-    """
-    found = next((each for each in providers() if each.id == name), None)
-    if found is None:
-        raise KeyError(name)
-    return found
 
 
 def provider_of(base_url: str | None, model: str, kind: str = "openai") -> Provider | None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
 from guard.errors import JudgeUnavailable, out_of_time
@@ -66,21 +67,33 @@ class Workers:
         Raises:
             JudgeUnavailable: no result in time (kind ``timeout``), or no free slot in time.
         """
-        return self.call_all([function], timeout)[0]
-
-    def call_all(self, functions: Iterable[Callable[[], T]], timeout: float) -> list[T]:
-        """As `call`, for several functions at once; what the first of them raises is raised."""
         end = time.monotonic() + timeout
-        jobs = list[_Job[T]]()
+        job = self._start_by(end, function, timeout)
+        try:
+            return job.result(end)
+        finally:
+            self._leave(job)
+
+    def call_each(
+        self, functions: Iterable[Callable[[], T]], timeout: float
+    ) -> list[T | JudgeUnavailable]:
+        """What each function returns, all called at once; or the error that `call` would raise.
+
+        Whatever else one of them raises is a bug in it, and is raised.
+        """
+        end = time.monotonic() + timeout
+        jobs = list[_Job[T] | JudgeUnavailable]()
         try:
             for function in functions:
-                if not self._slots.acquire(timeout=max(0.0, end - time.monotonic())):
-                    raise self._no_slot(timeout)
-                jobs.append(self._start(function))
-            return [job.result(end) for job in jobs]
+                jobs.append(_caught(partial(self._start_by, end, function, timeout)))
+            return [
+                job if isinstance(job, JudgeUnavailable) else _caught(partial(job.result, end))
+                for job in jobs
+            ]
         finally:
             for job in jobs:
-                self._leave(job)
+                if not isinstance(job, JudgeUnavailable):
+                    self._leave(job)
 
     async def acall(self, function: Callable[[], T], timeout: float) -> T:
         """As `call`, without blocking the event loop; cancelling it abandons the call."""
@@ -102,6 +115,12 @@ class Workers:
             raise out_of_time() from None
         finally:
             self._leave(job)
+
+    def _start_by(self, end: float, function: Callable[[], T], timeout: float) -> _Job[T]:
+        """Runs ``function`` once there is a slot for it, waited for until ``end``."""
+        if not self._slots.acquire(timeout=max(0.0, end - time.monotonic())):
+            raise self._no_slot(timeout)
+        return self._start(function)
 
     def _start(self, function: Callable[[], T]) -> _Job[T]:
         """Runs ``function`` on a thread of its own; the caller has taken a slot for it."""
@@ -143,12 +162,29 @@ class Workers:
                 self._abandoned += 1
 
     def _no_slot(self, timeout: float) -> JudgeUnavailable:
-        return JudgeUnavailable(
-            f"All {self.limit} workers are busy, {self.abandoned} of them with abandoned calls.",
-            hint="The judge hangs. With an AsyncOpenAI client, acheck() can cancel its calls.",
-            retry_after=timeout,  # Whoever waited in vain for a slot need not queue again.
-        )
+        what, left = f"All {self.limit} workers are busy", self.abandoned
+        if left:
+            what = f"{what}, {left} of them with abandoned calls"
+            hint = "The judge hangs. With an AsyncOpenAI client, acheck() can cancel its calls."
+        else:
+            hint = "Make fewer calls at once, or use an AsyncOpenAI client: its calls need none."
+        # Whoever waited in vain for a slot need not queue again.
+        return JudgeUnavailable(f"{what}.", hint=hint, retry_after=timeout)
+
+
+def _caught(call: Callable[[], T]) -> T | JudgeUnavailable:
+    try:
+        return call()
+    except JudgeUnavailable as error:
+        return error
 
 
 shared_workers = Workers()
 """The workers of this process; gates and judges share them so that the bound holds for all."""
+
+fan_out_workers = Workers(1024)
+"""Those for the many requests of one query.
+
+Whoever makes them holds a slot of `shared_workers` meanwhile. If they needed slots there as well,
+enough callers at once would take all, and every one would wait for the others.
+"""

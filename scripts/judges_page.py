@@ -8,7 +8,7 @@ Without --write the page is printed. A test holds that the page in the repositor
 import argparse
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from guard.policy import DEFAULT_THRESHOLDS
@@ -23,7 +23,7 @@ VERDICTS = {
     "works": "yes",
     "only with": "with a condition",
     "no": "no",
-    "not spoken": "not to us",
+    "not spoken": "there, not read by rag-guard",
 }
 CHECKED = {
     "run": "run by us",
@@ -63,14 +63,55 @@ another. When `signal` or `fingerprint` in your records changes, set or fit them
 
 ## All of them
 
+*Write* is what works there: a provider without logprobs of its own may still serve as a judge, or
+its place is taken by another one. Requests are those of that judge; with `both_orders` it is asked
+twice. What runs on your own machine comes first, what is hosted after it.
+
 {table}
 
-Where a provider itself gives no number, *write* names a way round. *Lists*: tokens at most, where
-they are listed and we know. The costs are those of the judge in *write*; with `both_orders` a judge
-is asked twice. In the lines of each section, words in capitals are yours to fill in; `api_key_env`
-holds the name of a variable, never the key.
+The whole lines are in each section: words in capitals are yours to fill in, and `api_key_env` holds
+the name of a variable, never the key. Without it the key is read from `OPENAI_API_KEY`, whoever the
+provider is (Azure: `AZURE_OPENAI_API_KEY`); an address on this machine needs none.
 
 {sections}
+
+## When doctor says …
+
+- *can judge* (exit code 0): paste its lines into guard.toml, then set thresholds on queries of your
+  own.
+- *only with* (0): the same. Each line below the conclusion is a key to set, which its lines hold,
+  or a thing to accept.
+- *cannot* (6): *Use instead* names another kind of judge, with thresholds of its own. Where there
+  is none, take another model or provider from the table above.
+- *not known* (5): it came to no judgement. Mend `reachable`, `auth` or `model`, and run it again.
+
+Its findings, as `--json` names them (the printed table writes *order bias* for `order_bias`), and
+what to do where one is not *ok*:
+
+- `reachable`: start the server, or mend `base_url`, which mostly ends in `/v1`; after a time-out,
+  give a longer `--timeout`. With *warn* something answers that is no model: a proxy, or a web page.
+- `auth`: put the key into `OPENAI_API_KEY` (Azure: `AZURE_OPENAI_API_KEY`), or name its variable in
+  `api_key_env`. A 403 can also be a region, or a model that your account may not use.
+- `model`: write the name as the server lists it. A 404 can also mean a wrong path in `base_url`; a
+  501 means that this model needs another kind of judge.
+- `logprobs`, *truncated*: set thresholds for it, and expect values near 0 and 1. *emitted only*:
+  there are bounds alone, and a query whose bounds reach across a threshold is clarified. *absent*:
+  see the findings `openai` to `samples`, and the provider's section above.
+- `alternatives`: fewer than 20 widen the bounds; on vLLM raise `--max-logprobs`.
+- `mass`: the model writes something else than the two words. Take one that follows instructions
+  better, or `labels` that suit it.
+- `verdicts`, *bad*: take another model. *warn*: both cases lie on one side of 0.5; set thresholds
+  of your own before anything else.
+- `order_bias`: set `both_orders = true`, at two requests a query, or take another model.
+- `temperature`, `reasoning`, `token_floor`: nothing to do; rag-guard sends what they found.
+- `latency`: raise `deadline`, or take a smaller model.
+- `prompt_limit`: set `max_context_chars`, retrieve fewer passages, or give the server more context
+  (`OLLAMA_CONTEXT_LENGTH`; llama.cpp: `--ctx-size`). A server that refuses long prompts shows in
+  the record as `context_too_long`; one that cuts them silently judges what it has not read.
+- `prefix_cache`: nothing to set here; the beginning of a repeated prompt is read, and paid, again.
+- `openai`, `decisions`, `systemone`, `samples`: another kind of judge, tried at the same address;
+  *ok* = it works there. For a `samples:` judge of yours: what it costs.
+- `fallback`: was not examined; run doctor for that deployment too.
 
 ## Common beliefs that are wrong
 
@@ -112,7 +153,8 @@ answer that differs widens the bounds: with 19 True of 20 the low end is {ninete
 Do not use it
 
 - where any line above gives you a number for one request: it is never a default;
-- where every second or cent counts: it costs that many requests, each with the whole prompt;
+- where every second or cent counts: `samples` requests a query (20 unless set), each with the whole
+  prompt;
 - with a tight rate limit: all requests of a query are made at the same time;
 - to mend a bad judge: asking one model twenty times averages out its dice, not its errors.
 
@@ -145,10 +187,10 @@ the first one's. Each judge but the last gets an equal share of the time that is
 
 def page() -> str:
     """The whole page."""
-    all_of_them = providers()
+    all_of_them = sorted(providers(), key=lambda each: (not _local(each), each.name.casefold()))
     return TEMPLATE.format(
         table=_table(
-            ("provider", "gives a number", "write", "and set", "lists", "costs a query"),
+            ("provider", "its own logprobs", "write", "requests a query", "note"),
             (_row(each) for each in all_of_them),
         ),
         sections="\n\n".join(_section(each) for each in all_of_them),
@@ -173,22 +215,42 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _row(each: Provider) -> Sequence[str]:
-    disputed = ", disputed" if each.checked == "conflicting" else ""
-    keys = tomllib.loads(each.lines)["deployment"]["default"]
     return (
         f"[{each.name}](#{slug(each.name)})",
-        f"{VERDICTS[each.verdict]}{disputed}",
-        f"`{keys['judge']}`",
-        ", ".join(f"`{key}`" for key in keys if key != "judge"),
-        str(each.alternatives or "–"),
+        _own(each),
+        f"`{_keys(each)['judge']}`",
         _requests(each),
+        each.note,
+    )
+
+
+def _own(each: Provider) -> str:
+    """Whether it gives logprobs, and how many at each token."""
+    if each.rates:
+        return "none: it names P itself"
+    if each.checked == "conflicting":
+        return "disputed"
+    heard = each.verdict in ("works", "only with") and each.alternatives
+    return (
+        f"{VERDICTS[each.verdict]}, up to {each.alternatives}" if heard else VERDICTS[each.verdict]
     )
 
 
 def _requests(each: Provider) -> str:
     if each.kind in ("gguf", "embedded"):
-        return "your processor"
-    return "20 requests" if each.kind == "samples" else "1 request"
+        return "none"
+    return "20" if each.kind == "samples" else "1"
+
+
+def _local(each: Provider) -> bool:
+    """Whether its lines lead to one's own machine."""
+    in_process = each.kind in ("gguf", "embedded")
+    return in_process or "//127.0.0.1" in _keys(each).get("base_url", "")
+
+
+def _keys(each: Provider) -> Mapping[str, str]:
+    keys: Mapping[str, str] = tomllib.loads(each.lines)["deployment"]["default"]
+    return keys
 
 
 def _section(each: Provider) -> str:

@@ -131,8 +131,8 @@ def cap(most: int, message: str, shape: Callable[[str], Answer] = openai_error) 
 
 
 def only(known: str, answer: Callable[[str], Answer]) -> Rule:
-    """Turns down the first field beside these."""
-    names = {"model", "messages", *known.split()}
+    """Turns down the first field beside these, and beside what everybody takes."""
+    names = {"model", "messages", "stream", *known.split()}
 
     def rule(body: Body) -> Answer | None:
         odd = next((name for name in body if name not in names), None)
@@ -305,7 +305,7 @@ class Imitation:
         details = {} if cached is None else {"prompt_tokens_details": {"cached_tokens": cached}}
         return Answer(
             {
-                "id": "chatcmpl-1",
+                "id": f"chatcmpl-{self._number}",
                 "object": "chat.completion",
                 "created": 1,
                 "model": self.served,
@@ -453,8 +453,11 @@ def _lists(entries: Sequence[Body]) -> Body:
 
 # ── The providers ────────────────────────────────────────────────────────────────────────────────
 
-_OPENAI_FIELDS = "logprobs top_logprobs max_tokens max_completion_tokens temperature seed"
-_MISTRAL_FIELDS = "logprobs top_logprobs max_tokens temperature"
+_GEMINI_FIELDS = "logprobs top_logprobs max_tokens max_completion_tokens temperature seed"
+# openai 2.54: chat.completions.create, without what only some models take.
+_OPENAI_FIELDS = f"""{_GEMINI_FIELDS} top_p n stop user safety_identifier store metadata
+stream_options logit_bias presence_penalty frequency_penalty response_format tools tool_choice
+parallel_tool_calls service_tier prompt_cache_key"""
 _ALONE = refuse(
     lambda body: "top_logprobs" in body and not body.get("logprobs"),
     openai_error("top_logprobs requires logprobs to be set to true"),
@@ -706,7 +709,7 @@ PROVIDERS: Mapping[str, Imitation] = {
         model="gemini-3.5-flash",
         key="authorization",
         rules=[
-            only(f"{_OPENAI_FIELDS} reasoning_effort", _gemini_unknown),
+            only(f"{_GEMINI_FIELDS} reasoning_effort", _gemini_unknown),
             refuse(
                 wants_logprobs,
                 gemini_error("Logprobs is not enabled for models/gemini-3.5-flash"),

@@ -20,6 +20,8 @@ from guard import (
     JudgeUnavailable,
     Query,
     Route,
+    Usage,
+    Verdict,
     __version__,
     judges,
 )
@@ -354,6 +356,70 @@ def test_narrow_and_plain(run: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "scripted" in words and " ms " in words
 
 
+def words(done: Run) -> str:
+    return " ".join(done.out.split())
+
+
+def measured(signal: str, usage: Usage | None) -> Verdict:
+    return Verdict(0.9, 0.9, 0.9, 0.95, None, signal, "f", usage=usage)
+
+
+# A verdict; what its rows say; what they do not.
+ROWS: list[tuple[Verdict, tuple[str, ...], str]] = [
+    (
+        measured("logprobs", Usage(812, 1)),
+        ("signal logprobs", "cost 1 request, 812 tokens in, 1 token out", "went to the labels"),
+        "samples",
+    ),
+    (
+        measured("samples", Usage(None, 40, requests=20)),
+        (
+            "signal samples: 20 requests",
+            "cost 20 requests, 40 tokens out",
+            "0.950 of the answers held a verdict",
+        ),
+        "went to the labels",
+    ),
+    (measured("samples", None), ("signal samples", "of the answers held"), "cost"),
+]
+
+
+@pytest.mark.parametrize(("verdict", "rows", "no_row"), ROWS)
+def test_what_was_measured_and_what_it_cost(
+    run: RunCli,
+    scripted: Callable[..., ScriptedJudge],
+    verdict: Verdict,
+    rows: tuple[str, ...],
+    no_row: str,
+) -> None:
+    scripted(verdict)
+    done = run(*ASK)
+    assert all(row in words(done) for row in rows), done.out
+    assert no_row not in words(done)
+
+
+def test_who_was_left_before(run: RunCli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A row for each, with the reason; measured in the end or not."""
+
+    def from_name(name: str, **_options: object) -> Judge:
+        down = JudgeRejected(f"{name} says \x1b[2J no.")
+        return ScriptedJudge(0.9 if name == "c" else down, name=name)
+
+    monkeypatch.setattr(judges, "from_name", from_name)
+    cuts = "answer_at = 0.8\nrefuse_below = 0.2\n"
+    tables = [
+        f"[deployment.{name}]\njudge = '{name}'\nfallback = '{after}'\n{cuts}"
+        for name, after in ("ab", "bc", "ca")
+    ]
+    config = tmp_path / "guard.toml"
+    config.write_text("".join(tables))
+    done = run(*ASK, "--config", config, "--deployment", "a")
+    assert done.code == 0
+    assert "left a (rejected): a says \ufffd[2J no." in words(done)
+    assert "left b (rejected): b says" in words(done)
+    assert "model c" in words(done)
+
+
 def test_the_bar(
     run: RunCli, scripted: Callable[..., ScriptedJudge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,6 +520,44 @@ def test_environment_of_openai(
     assert done.code == 0
     assert done.record["signal"] == "logprobs"
     assert len(server.requests) == 1
+
+
+def test_a_key_in_a_variable_of_its_own(
+    run: RunCli, wire: Callable[[Script], WireServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--api-key-env names it; the key itself there is refused and not repeated."""
+    server = wire(Answer(verdict(-0.01, -6.0)))
+    monkeypatch.setenv("MY_KEY", CANARY)
+    judge = (*ASK, "--judge", "openai:m", "--base-url", server.url)
+    done = run(*judge, "--api-key-env", "MY_KEY")
+    assert done.code == 0
+    assert server.requests[0].headers["Authorization"] == f"Bearer {CANARY}"
+    misuse(run(*judge, "--api-key-env", "NONE_SUCH"), "--api-key-env names a variable", "Set that")
+    wrong = run(*judge, "--api-key-env", CANARY)
+    misuse(wrong, "--api-key-env is a text that does not fit", "the name of the variable")
+    assert CANARY not in wrong.err
+
+
+def test_azure_needs_no_file(
+    run: RunCli, wire: Callable[[Script], WireServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that it needs are options."""
+    server = wire(Answer(verdict(-0.01, -6.0)))
+    monkeypatch.setenv("MY_KEY", CANARY)
+    done = run(
+        *(*ASK, "--judge", "azure:d", "--base-url", server.url, "--api-key-env", "MY_KEY"),
+        *("--api-version", "2024-10-21"),
+    )
+    assert done.code == 0
+    assert "api-version=2024-10-21" in server.requests[0].path
+
+
+def test_the_usual_key_of_a_host_is_named(run: RunCli) -> None:
+    misuse(
+        run(*ASK, "--judge", "samples:claude-x", "--base-url", "https://api.anthropic.com/v1"),
+        "--judge: No key for api.anthropic.com",
+        'Usual for api.anthropic.com: api_key_env = "ANTHROPIC_API_KEY".',
+    )
 
 
 # ── Real processes ───────────────────────────────────────────────────────────────────────────────

@@ -108,14 +108,14 @@ def test_what_the_judge_is_given(file: Path, monkeypatch: pytest.MonkeyPatch) ->
         return ScriptedJudge(0.9)
 
     monkeypatch.setattr(judges, "from_name", from_name)
-    text = FULL.replace("scripted:0.6", "openai:m").replace(
+    text = FULL.replace("scripted:0.6", "mine:m").replace(
         "both_orders = false", "both_orders = true"
     )
     file.write_text(text)
     load_gate(file, environ={"MY_KEY": f" {CANARY}\n"})
     prompt = resolve(file, environ={})[1].prompt()
     assert seen == {
-        "name": "openai:m",
+        "name": "mine:m",
         "base_url": "http://127.0.0.1:8080/v1",
         "api_key": CANARY,
         "model_family": "gpt-4.1",
@@ -213,7 +213,10 @@ def test_variables_beat_the_file(file: Path, name: str) -> None:
     before = load(file, FULL)
     after = load(file, FULL, **{f"RAG_GUARD_{name}": text})
     assert getattr(before, key) != value
-    assert after == before.model_copy(update={key: value})
+    # What openai: can make nothing of was set for the file's judge, and goes with it.
+    left = {"api_version": None, "samples": 20, "ask_underspecified": False}
+    gone = left if name == "JUDGE" else {}
+    assert after == before.model_copy(update={key: value, **gone})
 
 
 def test_every_variable_is_tested() -> None:
@@ -362,6 +365,11 @@ WRONG_FILES: list[tuple[str | bytes, str, str]] = [
         "Take one",
     ),
     ("[deployment.default]\n[deployment.other]\nmode = 'off'", "deployment.other.mode", "shadow"),
+    (
+        "[deployment.default]\nextends = 'base'\n[deployment.base]\nfallback = 'base'",
+        "deployment.base.fallback names its own table",
+        "take it away",
+    ),
     (
         "[deployment.base]\nrefuse_below = 0.5\n[deployment.default]\nextends = 'base'\n"
         "answer_at = 0.4",
@@ -551,6 +559,7 @@ on_unmeasured = "clarify"
 [deployment.third]
 judge = "named:c"
 answer_at = 0.99
+refuse_below = 0.3
 mode = "shadow"
 [deployment.second]
 judge = "named:b"
@@ -632,7 +641,8 @@ def test_a_fallback_is_inherited(file: Path) -> None:
     text = CHAIN + (
         "[deployment.child]\nextends = 'default'\njudge = 'named:d'\n"
         "[deployment.heir]\nextends = 'child'\nfallback = 'third'\n"
-        "[deployment.last]\nextends = 'second'\njudge = 'named:e'\nanswer_at = 0.7\n"
+        "[deployment.last]\nextends = 'second'\njudge = 'named:e'\n"
+        "answer_at = 0.7\nrefuse_below = 0.1\n"
         "[deployment.via]\njudge = 'named:f'\nfallback = 'last'\n"
     )
     assert models(links(file, text, "child")) == ["d", "b", "c"]
@@ -646,12 +656,14 @@ def test_a_fallback_is_inherited(file: Path) -> None:
 def test_a_circle_of_fallbacks_ends(file: Path) -> None:
     """Each is asked once, wherever it begins: two deployments may stand in for each other."""
     text = "".join(
-        f"[deployment.{one}]\njudge = 'named:{one}'\nfallback = '{other}'\n"
-        for one, other in ("ab", "bc", "cb", "dd")
+        f"[deployment.{one}]\njudge = 'named:{one}'\nfallback = '{other}'\n{CUTS}"
+        for one, other in ("ab", "bc", "cb")
     )
     assert models(links(file, text, "a")) == ["a", "b", "c"]
     assert models(links(file, text, "b")) == ["b", "c"]
     assert models(links(file, text, "c")) == ["c", "b"]
+    heir = "[deployment.a]\nfallback = 'd'\n[deployment.d]\nextends = 'a'\njudge = 'named:d'\n"
+    file.write_text(heir)  # Inherited, it comes to name the heir itself.
     assert load_gate(file, deployment="d", environ={}).judge.model == "d"
 
 
@@ -663,19 +675,55 @@ def test_a_fallback_to_nobody_is_found_at_once(file: Path) -> None:
     assert "Did you mean `second`?" in (error.hint or "")
 
 
-@pytest.mark.usefixtures("named")
-def test_the_same_judge_elsewhere_shares_thresholds(file: Path) -> None:
-    """Those of the first of them, since a verdict does not tell by which address it came."""
+def test_the_same_name_elsewhere_has_thresholds_of_its_own(
+    file: Path, named: dict[str, Scripted]
+) -> None:
+    """One fingerprint, two addresses, and perhaps two models: each is routed by its own."""
+    named.update({"a": DOWN, "a@2": 0.8})
     text = (
-        "[deployment.default]\njudge = 'named:a'\nfallback = 'b'\n"
-        "[deployment.b]\njudge = 'named:b'\nanswer_at = 0.9\nfallback = 'a2'\n"
-        "[deployment.a2]\njudge = 'named:a@2'\nanswer_at = 0.7\nfallback = 'b2'\n"
-        "[deployment.b2]\njudge = 'named:b@2'\nanswer_at = 0.6\n"
+        "[deployment.default]\njudge = 'named:a'\nanswer_at = 0.7\nfallback = 'a2'\n"
+        "[deployment.a2]\njudge = 'named:a@2'\nanswer_at = 0.9\nrefuse_below = 0.2\n"
     )
     chain = links(file, text)
-    assert models(chain) == ["a", "b", "a", "b"]
-    for_b = Profile(Thresholds(0.9, 0.3))
-    assert [link.profile for link in chain] == [None, for_b, None, for_b]
+    assert models(chain) == ["a", "a"]
+    decision = load_gate(file, environ={}).check("Why?", ["Because."])
+    assert (decision.route, decision.thresholds) == (Route.CLARIFY, Thresholds(0.9, 0.2))
+
+
+# What stands in a fallback and in the table that it extends; which key is lacking, if one is.
+OWN_THRESHOLDS: list[tuple[str, str, str | None]] = [
+    ("judge = 'named:b'\nanswer_at = 0.9\nrefuse_below = 0.2", "", None),
+    ("answer_at = 0.9\nrefuse_below = 0.2", "judge = 'named:b'", None),
+    ("answer_at = 0.9", "judge = 'named:b'\nrefuse_below = 0.2", None),
+    ("", "judge = 'named:b'\nanswer_at = 0.9\nrefuse_below = 0.2", None),
+    ("judge = 'named:b'", "", "answer_at is missing in a fallback"),
+    ("judge = 'named:b'\nanswer_at = 0.9", "", "refuse_below is missing in a fallback"),
+    ("judge = 'named:b'", "answer_at = 0.9\nrefuse_below = 0.2", "answer_at is inherited"),
+    (
+        "judge = 'named:b'\nanswer_at = 0.9",
+        "judge = 'named:c'\nrefuse_below = 0.2",
+        "refuse_below is inherited",
+    ),
+]
+
+
+@pytest.mark.parametrize(("child", "parent", "problem"), OWN_THRESHOLDS)
+@pytest.mark.usefixtures("named")
+def test_a_fallback_has_thresholds_of_its_own(
+    file: Path, child: str, parent: str, problem: str | None
+) -> None:
+    """Set where its judge is named, or on top of that; those of another judge will not do."""
+    text = (
+        "[deployment.default]\njudge = 'named:a'\nfallback = 'b'\n"
+        f"[deployment.p]\n{parent}\n[deployment.b]\nextends = 'p'\n{child}\n"
+    )
+    if problem is None:
+        assert links(file, text)[1].profile == Profile(Thresholds(0.9, 0.2))
+        return
+    error = error_of(file, text)
+    assert error.message.startswith(f"{file}: deployment.b.{problem}")
+    assert "thresholds for one judge are not thresholds for another" in error.message
+    assert "`answer_at = …` and `refuse_below = …` beside the `judge`" in (error.hint or "")
 
 
 @pytest.mark.usefixtures("named")
@@ -690,18 +738,29 @@ def test_variables_and_options_are_about_the_chosen_one(file: Path) -> None:
     assert gate.judge.links[1].profile == Profile(Thresholds(0.95, 0.1))
 
 
+CUTS = "answer_at = 0.9\nrefuse_below = 0.2\n"
 WRONG_FALLBACKS = [
     (
-        "judge = 'openai:m'\napi_key_env = 'NONE_SUCH'",
+        f"judge = 'openai:m'\napi_key_env = 'NONE_SUCH'\n{CUTS}",
         "deployment.b.api_key_env names a variable that is not set",
         "Set that variable",
     ),
-    ("judge = 'openai:m'", "deployment.b.judge: No key for api.openai.com", "api_key_env"),
-    ("judge = 'systemone:m'", "deployment.b.judge: The judge 'systemone' lacks", "base_url"),
-    ("judge = 'nobody:x'", "deployment.b.judge: Unknown judge 'nobody'", "openai:MODEL"),
+    (f"judge = 'openai:m'\n{CUTS}", "deployment.b.judge: No key for api.openai.com", "api_key_env"),
+    (
+        f"judge = 'systemone:m'\n{CUTS}",
+        "deployment.b.judge: The judge 'systemone' lacks",
+        "base_url",
+    ),
+    (f"judge = 'nobody:x'\n{CUTS}", "deployment.b.judge: Unknown judge 'nobody'", "openai:MODEL"),
     ("answer_at = 0.9", "deployment.b.judge is missing", "into that table"),
     ("judge = 'scripted:1'\nanswer_at = 0.1", "deployment.b.answer_at", "the lower one"),
-    ("judge = 'scripted:1'\nboth_orders = true", "deployment.b.judge: both_orders", "Take it"),
+    ("judge = 'samples:m'\nboth_orders = true", "deployment.b.both_orders is for", "Take it"),
+    (
+        f"judge = 'samples:m'\nsamples = 18\n{CUTS}",
+        "deployment.b.samples: samples = 18 reaches 0.854 at most: no query could be answered at "
+        "0.9",
+        "Use 28 or more, or lower answer_at.",
+    ),
 ]
 
 
@@ -746,6 +805,193 @@ def test_resolving_needs_no_key_of_a_fallback(file: Path) -> None:
     """What a deployment amounts to can be shown without the secrets of another."""
     text = "[deployment.default]\nfallback = 'b'\n[deployment.b]\napi_key_env = 'NONE_SUCH'"
     assert load(file, text).fallback == "b"
+
+
+# ── Keys that a judge can make nothing of ────────────────────────────────────────────────────────
+
+EVERY = ("openai:m", "azure:m", "samples:m", "decisions:m", "systemone:m", "gguf:m", "embedded")
+SUITED = {
+    "model_family = 'x'": ("openai:m", "azure:m", "samples:m"),
+    "api_version = 'x'": ("azure:m",),
+    "samples = 30": ("samples:m",),
+    "ask_underspecified = true": ("decisions:m", "systemone:m"),
+    "both_orders = true": ("openai:m", "azure:m"),
+    "min_mass = 0.4": ("openai:m", "azure:m", "samples:m", "gguf:m", "embedded"),
+}
+UNSUITED = [(line, judge) for line, fit in SUITED.items() for judge in EVERY if judge not in fit]
+
+
+@pytest.mark.parametrize(("line", "judge"), UNSUITED)
+def test_a_key_is_not_silently_ignored(file: Path, line: str, judge: str) -> None:
+    """Neither beside the judge's name nor on top of it."""
+    beside = f"[deployment.bot]\njudge = '{judge}'\n{line}"
+    above = f"[deployment.p]\njudge = '{judge}'\n[deployment.bot]\nextends = 'p'\n{line}"
+    key = line.partition(" ")[0]
+    for text in (beside, above):
+        error = error_of(file, text, name="bot")
+        assert error.message.startswith(f"{file}: deployment.bot.{key} is for ")
+        assert error.message.endswith(f", not for {judge.partition(':')[0]}:.")
+
+
+@pytest.mark.parametrize(("line", "judge"), UNSUITED)
+def test_a_key_of_another_judge_is_left_with_it(file: Path, line: str, judge: str) -> None:
+    """Inherited, or under an option; and the judge is not given it."""
+    key = line.partition(" ")[0]
+    text = f"[deployment.p]\njudge = '{SUITED[line][0]}'\n{line}\n[deployment.bot]\nextends = 'p'"
+    inherited = load(file, f"{text}\njudge = '{judge}'", "bot")
+    file.write_text(text)
+    _, under_option = resolve(file, "bot", {}, {"judge": judge})
+    for found in (inherited, under_option):
+        assert getattr(found, key) == Deployment.model_fields[key].default
+
+
+@pytest.mark.parametrize("line", SUITED)
+def test_a_key_that_suits_is_taken(file: Path, line: str) -> None:
+    """By all its kinds, by a script, and by a plug-in, whose own business it is."""
+    for judge in (*SUITED[line], "scripted:0.9", "mine:x"):
+        found = load(file, f"[deployment.bot]\njudge = '{judge}'\n{line}")
+        assert line.partition(" ")[0] in found.model_fields_set
+
+
+def test_an_option_that_the_files_judge_cannot_use(file: Path) -> None:
+    """It is called by its option."""
+    file.write_text("[deployment.bot]\njudge = 'decisions:m'")
+    with pytest.raises(ConfigError) as caught:
+        resolve(file, environ={}, options={"model_family": "gpt-4o"})
+    assert caught.value.message == (
+        "--model-family is for openai:, azure: and samples:, not for decisions:."
+    )
+
+
+def test_a_script_may_stand_in_for_any_judge(file: Path) -> None:
+    """Also for one that is asked in both orders."""
+    file.write_text("[deployment.bot]\njudge = 'openai:m'\nboth_orders = true")
+    gate = load_gate(file, environ={}, options={"judge": "scripted:0.9"})
+    assert gate.check("Why?", ["Because."]).route is Route.ANSWER
+
+
+@pytest.mark.parametrize("judge", [*EVERY, "scripted:1", "mine:x"])
+def test_what_is_written_suits_the_judge(file: Path, judge: str) -> None:
+    """Keys that it cannot use are not written, so that what is written loads."""
+    deployment = Deployment(judge=judge)
+    assert load(file, deployment.to_toml("bot")) == deployment
+
+
+@pytest.mark.parametrize("key", ["extends", "fallback"])
+def test_options_cannot_name_tables(file: Path, key: str) -> None:
+    """Instead of being ignored."""
+    file.write_text("[deployment.default]\njudge = 'scripted:1'\n[deployment.b]")
+    with pytest.raises(ConfigError, match=f"^--{key} is for the file alone") as caught:
+        load_gate(file, environ={}, options={key: "b"})
+    assert "[deployment.NAME]" in (caught.value.hint or "")
+
+
+# ── Addresses ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("user", [f"user:{CANARY}", CANARY, f":{CANARY}", ""])
+def test_an_address_holds_no_key(file: Path, monkeypatch: pytest.MonkeyPatch, user: str) -> None:
+    """Neither in the file nor in a variable, nor where a judge is made by its name."""
+    address = f"http://{user}@127.0.0.1:1/v1"
+    error = error_of(file, f"[deployment.bot]\njudge = 'openai:m'\nbase_url = '{address}'")
+    assert error.message == f"{file}: deployment.bot.base_url holds a user name."
+    assert "what stands before the @" in (error.hint or "") and "api_key_env" in (error.hint or "")
+    variable = {"RAG_GUARD_BASE_URL": address}
+    error = error_of(file, "[deployment.bot]\njudge = 'openai:m'", variable)
+    assert error.message == "RAG_GUARD_BASE_URL holds a user name."
+    azure = {"api_key": "k", "api_version": "1"}
+    for name, more in (("openai:m", {}), ("systemone:m", {}), ("azure:m", azure)):
+        with pytest.raises(ConfigError, match="holds a user name") as caught:
+            judges.from_name(name, base_url=address, **more)  # type: ignore[arg-type]
+        assert CANARY not in f"{caught.value}"
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    with pytest.raises(ConfigError, match="OPENAI_BASE_URL"):
+        judges.from_name("openai:m")
+
+
+@pytest.mark.parametrize("judge", ["openai:m", "samples:m", "azure:m"])
+@pytest.mark.parametrize("end", ["/chat/completions", "/completions/", "/responses"])
+def test_an_address_is_not_that_of_one_endpoint(file: Path, judge: str, end: str) -> None:
+    """The error says which part is too much."""
+    text = f"[deployment.bot]\njudge = '{judge}'\nbase_url = 'http://127.0.0.1:1/v1{end}'"
+    error = error_of(file, text)
+    part = end.rstrip("/")
+    assert error.message.startswith(f"{file}: deployment.bot.judge: base_url (or ")
+    assert error.message.endswith(f") ends in {part}.")
+    assert f"Remove {part}" in (error.hint or "")
+
+
+def test_an_address_in_a_variable_is_not_that_of_one_endpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The SDK reads it too."""
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1/chat/completions")
+    with pytest.raises(ConfigError, match=r"OPENAI_BASE_URL\) ends in /chat/completions"):
+        judges.from_name("openai:m")
+
+
+@pytest.mark.parametrize("end", ["/openai", "/openai/", "/openai/v1", "/openai/v1/"])
+def test_an_azure_address_is_the_resources_own(end: str) -> None:
+    """Its page in Azure shows longer ones as well."""
+    with pytest.raises(ConfigError, match=rf"ends in {end.rstrip('/')}\. Re") as caught:
+        judges.from_name(
+            "azure:d", base_url=f"https://x.openai.azure.com{end}", api_key="k", api_version="1"
+        )
+    assert "the resource's own address" in (caught.value.hint or "")
+
+
+# ── Keys of known providers, samples that suffice ────────────────────────────────────────────────
+
+USUAL = [
+    ("openai:claude-x", "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
+    ("samples:grok-4", "https://api.x.ai/v1", "XAI_API_KEY"),
+    ("systemone:jev-latest", "https://api.typesafe.ai/v1", "TYPESAFE_API_KEY"),
+]
+
+
+@pytest.mark.parametrize(("judge", "address", "variable"), USUAL)
+def test_the_usual_variable_of_a_key_is_named(
+    file: Path, judge: str, address: str, variable: str
+) -> None:
+    """Where the host is known and no key is given."""
+    error = error_of(file, f"[deployment.bot]\njudge = '{judge}'\nbase_url = '{address}'")
+    host = address.split("/")[2]
+    assert f"No key for {host}" in error.message
+    assert (error.hint or "").endswith(f'Usual for {host}: api_key_env = "{variable}".')
+
+
+def test_no_variable_is_guessed(file: Path) -> None:
+    """Of a host that nobody knows; OpenAI's own the hint names anyway."""
+    for line in ("", "base_url = 'https://example.org/v1'"):
+        error = error_of(file, f"[deployment.bot]\njudge = 'openai:m'\n{line}")
+        assert "Usual" not in (error.hint or "")
+
+
+# Keys beside samples:; the place and the end of the message, and the remedy.
+OUT_OF_REACH = [
+    ("samples = 5", "samples", "samples = 5 reaches 0.607 at most", "0.85", "Use 18 or more, or"),
+    ("answer_at = 0.9", "answer_at", "samples = 20 reaches 0.867", "0.9", "Use 28 or more, or"),
+    ("samples = 200\nanswer_at = 1", "samples", "reaches 0.985", "1", "Lower answer_at."),
+]
+
+
+@pytest.mark.parametrize(("keys", "place", "most", "at", "remedy"), OUT_OF_REACH)
+def test_too_few_samples_to_answer_anything(
+    file: Path, keys: str, place: str, most: str, at: str, remedy: str
+) -> None:
+    """Found when the gate is made; nobody would find out why nothing is ever answered."""
+    error = error_of(file, f"[deployment.bot]\njudge = 'samples:m'\n{keys}")
+    assert error.message.startswith(f"{file}: deployment.bot.{place}: ")
+    assert most in error.message
+    assert error.message.endswith(f"no query could be answered at {at}.")
+    assert (error.hint or "").startswith(remedy)
+
+
+def test_just_enough_samples(file: Path) -> None:
+    """What the error says is enough."""
+    file.write_text("[deployment.bot]\njudge = 'samples:m'\nsamples = 18\napi_key_env = 'K'")
+    gate = load_gate(file, environ={"K": CANARY})
+    judges.close(gate.judge)
 
 
 # ── Round trips ──────────────────────────────────────────────────────────────────────────────────

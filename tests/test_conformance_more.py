@@ -7,7 +7,7 @@ from collections.abc import Generator
 from typing import ClassVar
 
 import pytest
-from counted import plain
+from counted import fresh, plain
 from openai import AsyncOpenAI, OpenAI
 from wire import Answer, WireServer, verdict
 
@@ -15,7 +15,7 @@ from guard import Judge, JudgeUnavailable, Thresholds, Unmeasured
 from guard.judges import Chain, ChatJudge, Link, Mean, SampledJudge, close
 from guard.profile import Profile
 from guard.testing import JudgeConformance, Scripted, ScriptedJudge
-from guard.worker import shared_workers
+from guard.worker import fan_out_workers, shared_workers
 
 OTHER = Profile(Thresholds(0.9, 0.2))
 
@@ -79,7 +79,7 @@ class _Wired(JudgeConformance):
 
     @pytest.fixture(autouse=True)
     def _serve(self) -> Generator[None]:
-        self.server = WireServer(self.answer)
+        self.server = WireServer(fresh(self.answer))
         self.made: list[Judge] = []
         yield
         self._calm()  # A call left behind must not find its client closed.
@@ -108,7 +108,7 @@ class _Wired(JudgeConformance):
 
     def _calm(self) -> None:
         end = time.monotonic() + 10
-        while shared_workers.abandoned:
+        while shared_workers.abandoned or fan_out_workers.abandoned:
             assert time.monotonic() < end
             time.sleep(0.01)
 

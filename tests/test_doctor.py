@@ -184,7 +184,7 @@ CASES = [
     )
     for row in ROWS
 ]
-MOST_CALLS = 25
+MOST_CALLS = 30
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 import importlib.util
 import runpy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from providers import PROVIDERS
 from wire import Answer, Script, WireServer, verdict
 
 pytestmark = pytest.mark.local
@@ -60,6 +62,31 @@ def test_llama_index_app(capsys: pytest.CaptureFixture[str], p: str, said: str) 
     """The LlamaIndex application answers from its notes, or refuses."""
     load("llama_index_app").main(f"scripted:{p}")
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("When was the old bridge opened?", "answer (sufficient, P = 0.98"),
+        ("Who designed the old bridge?", "refuse (insufficient, P = 0.01"),
+    ],
+)
+def test_llama_index_judge(
+    wire: Wire,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    question: str,
+    said: str,
+) -> None:
+    """One endpoint judges, and is asked for an answer where the notes suffice, and only there."""
+    server = wire(replace(PROVIDERS["llama-cpp"], model="MODEL"))
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setattr("sys.argv", ["llama_index_judge.py", question])
+    runpy.run_path(str(EXAMPLES / "llama_index_judge.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    assert out.startswith(said)
+    assert ("Hello" in out) == said.startswith("answer")  # All that the imitation can write.
+    assert len(server.requests) == (2 if said.startswith("answer") else 1)
 
 
 def test_ada_lovelace(

@@ -183,6 +183,16 @@ def test_partial_coverage_never_refuses(
     assert ("was judged" in decision.detail) is (share < 1)
 
 
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [(1e-9, "Less than 1 %"), (0.4, "Only 40 %"), (0.9999, "Only 99 %")],
+)
+def test_a_part_is_never_told_as_nothing_or_all(share: float, told: str) -> None:
+    """However it rounds."""
+    decision = Gate(ScriptedJudge(covering(share, 0.5, 0.5))).check(QUESTION, CONTEXTS)
+    assert f"{told} of the contexts was judged." in decision.detail
+
+
 @pytest.mark.parametrize("contexts", [[], [""], [" ", "\n\t", "\u00a0"]])
 @pytest.mark.parametrize("choice", ["answer", "raise"])
 def test_no_contexts_refuse_without_asking(

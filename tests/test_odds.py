@@ -31,7 +31,7 @@ def test_back_and_there(x: float) -> None:
 
 
 def test_zero_and_one_are_finite() -> None:
-    """What an endpoint has rounded to certainty is taken as very likely."""
+    """Where nothing tells how far from certainty something is, it is taken as very near."""
     assert logit(0.0) == logit(CERTAIN) == pytest.approx(math.log(CERTAIN))
     assert logit(1.0) == pytest.approx(-logit(0.0), rel=1e-6)
     assert (expit(logit(0.0)), expit(logit(1.0))) == pytest.approx((0, 1), abs=2 * CERTAIN)

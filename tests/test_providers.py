@@ -1,5 +1,6 @@
 """Providers: a file of data that is complete, whose lines load, and a page that repeats it."""
 
+import ast
 import re
 import tomllib
 from dataclasses import fields
@@ -9,14 +10,16 @@ from typing import get_args
 
 import pytest
 
+from guard import judges
 from guard.config import resolve
+from guard.doctor.report import Conclusion
 from guard.judges import KNOWN
-from guard.providers import Provider, likely_local, provider, provider_of, providers
+from guard.providers import Provider, likely_local, provider_of, providers
 from guard.verdict import Signal
 from scripts.judges_page import CHECKED, PAGE, VERDICTS, page, slug
 
 KINDS = {name.partition(":")[0] for name in KNOWN}
-MAY_BE_EMPTY = {"hosts", "ports", "models", "needs", "alternatives_note", "instead"}
+MAY_BE_EMPTY = {"hosts", "ports", "models", "needs", "alternatives_note", "instead", "note"}
 EVERY = pytest.mark.parametrize("each", providers(), ids=lambda each: each.id)
 
 
@@ -106,6 +109,50 @@ def test_anchors_of_the_table_are_headings() -> None:
     assert set(anchors) <= headings
 
 
+def test_rows_are_sorted() -> None:
+    """First what runs on one's own machine, then what is hosted, each in the alphabet's order."""
+    names = re.findall(r"^\| \[(.+?)\]\(#", page(), re.MULTILINE)
+    middle = names.index("vLLM") + 1
+    for part in (names[:middle], names[middle:]):
+        assert part == sorted(part, key=str.casefold)
+    hosted = {each.name for each in providers() if each.hosts}
+    assert hosted <= set(names[middle:])
+    assert {each.name for each in providers() if each.ports} <= set(names[:middle])
+
+
+def test_the_page_explains_whatever_doctor_says() -> None:
+    """Its conclusions, and the names of all its findings."""
+    text = page()
+    said = text[text.index("## When doctor says") : text.index("## Common beliefs")]
+    sources = files("guard").joinpath("doctor").iterdir()
+    code = "".join(one.read_text("utf-8") for one in sources if one.name.endswith(".py"))
+    names = set(re.findall(r"\bFinding\(\s*\"(\w+)\"", code))
+    assert {"reachable", "logprobs", "prompt_limit"} <= names
+    assert [name for name in sorted(names | {"decisions"}) if f"`{name}`" not in said] == []
+    assert [one for one in get_args(Conclusion) if f"*{one}*" not in said] == []
+
+
+README = Path(__file__).parent.parent / "README.md"
+IN_README: list[str] = re.findall(r"`judges\.from_name\((.+?)\)`", README.read_text("utf-8"))
+
+
+@pytest.mark.wire
+@pytest.mark.parametrize("arguments", IN_README)
+def test_judges_of_the_readme_are_made(
+    arguments: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the table says to write is taken as it stands, given a key."""
+    for variable in ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY"):
+        monkeypatch.setenv(variable, "sk-canary-0123456789")
+    call = ast.parse(f"from_name({arguments})", mode="eval").body
+    assert isinstance(call, ast.Call)
+    [name] = (ast.literal_eval(one) for one in call.args)
+    keys = {one.arg: ast.literal_eval(one.value) for one in call.keywords if one.arg}
+    assert name.partition(":")[0] in KINDS
+    if name.partition(":")[0] not in ("gguf", "embedded"):  # They need files.
+        judges.close(judges.from_name(name, **keys))
+
+
 @pytest.mark.parametrize(
     ("base_url", "model", "kind", "expected"),
     [
@@ -164,10 +211,3 @@ def test_no_two_local_providers_share_a_port() -> None:
     """Else the first one in the file would hide the others."""
     ports = [port for each in providers() for port in each.ports]
     assert len(ports) == len(set(ports))
-
-
-def test_provider_by_id() -> None:
-    """An id finds its provider; an unknown one is a KeyError."""
-    assert provider("vllm").ports == (8000,)
-    with pytest.raises(KeyError):
-        provider("nobody")

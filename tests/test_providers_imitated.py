@@ -1,5 +1,6 @@
 """The imitated providers and our judges: which kind of judge measures where, and what it takes."""
 
+import importlib
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -140,6 +141,37 @@ def test_a_known_endpoint_is_asked_once_a_query(start: Start, name: str) -> None
     # What is known to give no logprobs is left alone for a while.
     mute = isinstance(first, JudgeError) and first.kind == NONE
     assert asked == (0 if mute else 1)
+
+
+@pytest.mark.local
+@pytest.mark.parametrize(
+    ("name", "signal"),
+    [
+        ("openai-full", "logprobs"),
+        ("openai-gpt-5.4", "logprobs-truncated"),
+        ("llama-cpp", "logprobs"),
+    ],
+)
+def test_a_llama_index_llm_measures_as_well(start: Start, name: str, signal: str) -> None:
+    """LlamaIndex's OpenAILike sends fields of its own, and `stream: false`; all of it is taken."""
+    like = importlib.import_module("llama_index.llms.openai_like").OpenAILike
+    judge_on = importlib.import_module("guard_llama_index").LlamaIndexJudge
+    with start(name) as running:
+        llm = like(
+            model=running.model,
+            is_chat_model=True,
+            api_base=running.base_url,
+            api_key=KEY,
+            additional_kwargs={"user": "a-reader", "seed": 7},
+        )
+        judge = judge_on(llm)
+        first, second = (judge.judge(query, timeout=10) for query in (SUFFICIENT, INSUFFICIENT))
+        judge.close()
+        learning = len(running.requests) - 1
+    assert (first.signal, second.signal) == (signal, signal)
+    assert first.p_true > 0.85 and second.p_true < 0.3
+    assert 1 <= learning <= 3
+    assert running.requests[-1].body["stream"] is False
 
 
 def test_the_model_behind_them() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from counted import counting
+from counted import counting, fresh
 from wire import Answer, Json, Request, Script, WireServer, chat, padded, token, verdict
 
 from guard import Decision, Route
@@ -43,7 +43,7 @@ SIGNALS = {
 
 def serving(p: float) -> Callable[[Request], Answer]:
     """One server for all of them, of one opinion."""
-    said = counting(p)
+    said = fresh(counting(p))
 
     def answer(request: Request) -> Answer:
         if request.body["model"] == "none":

@@ -3,17 +3,20 @@
 import asyncio
 import itertools
 import json
+import threading
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 
 import openai
 import pytest
-from counted import counting, plain
+from counted import counting, fresh, plain
 from openai import AsyncOpenAI, OpenAI
 from wire import Answer, Json, Request, Script, WireServer
 
 from guard import (
     ConfigError,
+    Decision,
     Gate,
     JudgeError,
     JudgeUnavailable,
@@ -28,11 +31,12 @@ from guard import (
 )
 from guard.judges import ChatJudge, SampledJudge
 from guard.posterior import posterior
-from guard.worker import shared_workers
+from guard.worker import Workers, fan_out_workers, shared_workers
 
 pytestmark = pytest.mark.wire
 
-Wire = Callable[[Script], WireServer]
+Replies = Answer | Callable[[Request], Answer]
+Wire = Callable[[Replies], WireServer]
 MakeJudge = Callable[..., SampledJudge]
 
 KEY = "sk-canary-0123456789"
@@ -43,6 +47,12 @@ BUSY = Answer({"error": {"message": "slow down"}}, status=429, headers={"retry-a
 CUT = Answer(plain().body, cut=40)
 ONCE = Retry(attempts=1)
 LATER = 5.0  # Seconds for what others must have ended by.
+
+
+@pytest.fixture(name="wire")
+def _wire(wire: Callable[[Script], WireServer]) -> Wire:
+    """As elsewhere, but no two replies have one id."""
+    return lambda replies: wire(fresh(replies))
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -59,7 +69,7 @@ def sampled(request: pytest.FixtureRequest) -> Generator[MakeJudge]:
         return judges[-1]
 
     yield make
-    wait_until(lambda: shared_workers.abandoned == 0)
+    wait_until(lambda: shared_workers.abandoned == fan_out_workers.abandoned == 0)
     for judge in judges:
         judge.close()
 
@@ -176,7 +186,7 @@ def test_the_fingerprint_tells_what_was_set() -> None:
             made(min_mass=0.6),
             made(model_family="gpt-5"),
             made(prompt=Prompt(max_context_chars=9)),
-            made(extra_body={"top_k": 5}),
+            made(extra_body={"service_tier": "flex"}),
         ]
         assert len({base, *others}) == 6
 
@@ -189,6 +199,57 @@ def test_how_many_samples_there_may_be(samples: Json) -> None:
         pytest.raises(ConfigError, match="samples"),
     ):
         SampledJudge(client, model="m", samples=samples)
+
+
+@pytest.mark.parametrize(
+    "field", ["temperature", "seed", "n", "top_p", "top_k", "logprobs", "top_logprobs"]
+)
+def test_how_answers_are_drawn_is_not_for_the_caller(field: str) -> None:
+    """At temperature 0, or with a seed, twenty answers are one."""
+    with (
+        OpenAI(base_url="http://127.0.0.1:1/v1", api_key=KEY) as client,
+        pytest.raises(ConfigError, match=f"sets {field}") as caught,
+    ):
+        SampledJudge(client, model="m", extra_body={"user": "me", field: 1})
+    assert "temperature 1" in str(caught.value.hint)
+
+
+# ── Independent answers ──────────────────────────────────────────────────────────────────────────
+
+
+def named(*ids: Json) -> Callable[[Request], Answer]:
+    """True each time, under these ids one after the other; from the last one on under that."""
+    numbers = itertools.count()
+
+    def answer(_request: Request) -> Answer:
+        body = {**plain().body, "id": ids[min(next(numbers), len(ids) - 1)]}
+        return Answer(json.dumps(body).encode())  # Bytes are sent as they are.
+
+    return answer
+
+
+@pytest.mark.parametrize("first", [0, 4], ids=["all alike", "half alike"])
+def test_a_cache_that_repeats_one_reply_is_no_measurement(
+    wire: Wire, sampled: MakeJudge, first: int
+) -> None:
+    """One draw counted ten times would give the bounds of ten."""
+    with pytest.raises(Unmeasured, match="repeats one reply") as caught:
+        measure(sampled(wire(named(*map(str, range(first)), "one")), samples=10))
+    assert caught.value.kind == "malformed"
+    assert f"{first + 1} of 10 ids" in caught.value.message
+    assert "a cache stands between" in caught.value.message
+    assert "cache off" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [["a", "b", "b", "c", "d", "a", "e", "f", "a"], [None], [""], ["  "], [7], [["x"]]],
+    ids=["three random digits", "null", "empty", "blank", "a number", "a list"],
+)
+def test_ids_that_tell_nothing(wire: Wire, sampled: MakeJudge, ids: list[Json]) -> None:
+    """Ollama's collide now and then, and some servers send none."""
+    verdict = measure(sampled(wire(named(*ids)), samples=9))
+    assert (verdict.mass, verdict.p_true) == (1, posterior(9, 0).mean)
 
 
 # ── All at once ──────────────────────────────────────────────────────────────────────────────────
@@ -579,6 +640,84 @@ def test_the_gate_retries_what_most_of_them_may_mend(wire: Wire, sampled: MakeJu
     assert len(server.requests) == 10
 
 
+# ── Stragglers, and many queries at once ─────────────────────────────────────────────────────────
+
+
+def stragglers(number: int, answer: Answer, samples: int = 20) -> Callable[[Request], Answer]:
+    """True to the first query; of the second, so many requests get this."""
+    return among(*[answer] * number, first=samples + 3)
+
+
+SLOW = {"hangs": Answer(hang=True), "drips": Answer(plain().body, drip=0.003)}
+
+
+@pytest.mark.parametrize("slow", SLOW)
+def test_stragglers_do_not_lose_the_others(wire: Wire, sampled: MakeJudge, slow: str) -> None:
+    """They end before the deadline, as failed ones; their connections are closed."""
+    server = wire(stragglers(3, SLOW[slow]))
+    judge = sampled(server)
+    measure(judge)
+    started = time.monotonic()
+    verdict = judge.judge(QUERY, timeout=0.8)
+    assert 0.7 <= time.monotonic() - started < 0.8
+    assert (verdict.mass, verdict.p_true) == (17 / 20, posterior(17, 0).mean)
+    if slow == "hangs" or judge.cancellable:
+        assert all(request.gone.wait(LATER) for request in server.requests[22:25])
+
+
+def test_stragglers_do_not_lose_the_others_of_a_gate(wire: Wire, sampled: MakeJudge) -> None:
+    """On its own clock as well, synchronous and not."""
+    for asynchronous in (False, True):
+        judge = sampled(wire(stragglers(1, SLOW["hangs"])))
+        measure(judge)
+        gate = Gate(judge, Policy(deadline=0.6), retry=ONCE)
+        decision = (
+            asyncio.run(gate.acheck(QUESTION, CONTEXTS))
+            if asynchronous
+            else gate.check(QUESTION, CONTEXTS)
+        )
+        assert decision.verdict is not None and decision.verdict.mass == 19 / 20
+
+
+def test_too_many_stragglers_are_a_time_out(wire: Wire, sampled: MakeJudge) -> None:
+    """As ever, the least mass decides."""
+    judge = sampled(wire(stragglers(11, SLOW["hangs"])))
+    measure(judge)
+    with pytest.raises(JudgeUnavailable, match="9 of 20 answers") as caught:
+        judge.judge(QUERY, timeout=0.5)
+    assert caught.value.kind == "timeout"
+
+
+def test_callers_do_not_starve_their_own_requests(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many queries at once as there are workers: their requests have workers of their own."""
+    monkeypatch.setattr(shared_workers, "_slots", threading.BoundedSemaphore(4))
+    with OpenAI(base_url=wire(plain()).url, api_key=KEY) as client:
+        gate = Gate(SampledJudge(client, model="wire-model", samples=3), retry=ONCE)
+
+        async def at_once() -> list[Decision]:
+            return await asyncio.gather(*(gate.acheck(QUESTION, CONTEXTS) for _ in range(4)))
+
+        assert all(decision.measured for decision in asyncio.run(at_once()))
+
+
+def test_workers_that_are_all_at_work_are_not_called_hanging() -> None:
+    """A call that is too slow and one that finds no worker: to each its own error."""
+    workers, done = Workers(limit=2), threading.Event()
+    waiting = [partial(done.wait, LATER)] * 2
+    slow, hanging = workers.call_each(waiting, 0.05)[0], workers.call_each(waiting, 0.05)[1]
+    assert isinstance(slow, JudgeUnavailable) and slow.kind == "timeout"
+    done.set()
+    wait_until(lambda: workers.abandoned == 0)
+    done.clear()
+    *_, busy = workers.call_each([*waiting, *waiting], 0.05)
+    done.set()
+    for error, hangs in ((hanging, True), (busy, False)):
+        assert isinstance(error, JudgeUnavailable)
+        assert ("2 of them with abandoned" in error.message, "hangs" in str(error)) == (hangs,) * 2
+
+
 # ── Cancelling, and time ─────────────────────────────────────────────────────────────────────────
 
 
@@ -634,6 +773,6 @@ def test_blocking_calls_left_behind_are_counted_until_they_end(wire: Wire) -> No
         assert Gate(judge).check(QUESTION, CONTEXTS).measured
         decision = Gate(judge, Policy(deadline=0.3), retry=ONCE).check(QUESTION, CONTEXTS)
         assert decision.reason is Reason.TIMEOUT
-        wait_until(lambda: shared_workers.abandoned >= 3)
-        wait_until(lambda: shared_workers.abandoned == 0)
+        wait_until(lambda: fan_out_workers.abandoned >= 3)
+        wait_until(lambda: fan_out_workers.abandoned == shared_workers.abandoned == 0)
     assert len(server.requests) == 6

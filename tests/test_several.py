@@ -33,6 +33,7 @@ from guard import (
     Unmeasured,
     Verdict,
 )
+from guard.errors import Tried
 from guard.judge import Judge, Profiled
 from guard.judges import Chain, ChatJudge, Link, Mean, SampledJudge, close
 from guard.odds import expit, logit
@@ -193,13 +194,50 @@ def test_the_first_may_have_a_profile_too(ask: Ask) -> None:
     assert ask(Gate(chain)).thresholds == Thresholds(0.95, 0.5)
 
 
-def test_one_judge_at_two_addresses_needs_one_profile(wire: Wire, chat: Make, ask: Ask) -> None:
-    """The same model and prompt elsewhere is the same judge: the policy's thresholds hold."""
-    chain = Chain([chat(nobody()), chat(wire(OK).url)])
+@pytest.mark.parametrize("first", [None, OTHER])
+def test_one_judge_at_two_addresses_needs_no_second_profile(
+    wire: Wire, chat: Make, ask: Ask, first: Profile | None
+) -> None:
+    """The same model and prompt elsewhere: what holds for the first one holds for it."""
+    chain = Chain([Link(chat(nobody()), first), chat(wire(OK).url)])
     decision = ask(Gate(chain))
-    assert (decision.route, decision.thresholds) == (Route.ANSWER, Policy().thresholds)
-    assert len(decision.tried) == 1
-    assert chain.profiles == {}
+    assert decision.thresholds == (Policy().thresholds if first is None else first.thresholds)
+    assert decision.measured and len(decision.tried) == 1
+
+
+def test_one_fingerprint_at_two_addresses_may_have_two_profiles(
+    wire: Wire, chat: Make, ask: Ask
+) -> None:
+    """A fingerprint holds no address, and the same name may stand for another model there."""
+    strict = Profile(Thresholds(0.99, 0.96))
+    chain = Chain([chat(nobody()), Link(chat(wire(OK).url), strict), Link(chat(nobody()), OTHER)])
+    decision = ask(Gate(chain))
+    assert (decision.route, decision.thresholds) == (Route.REFUSE, strict.thresholds)
+
+
+class _Wrapper(ScriptedJudge):
+    """Passes on what another judge said, with that one's fingerprint."""
+
+    def judge(self, query: Query, *, timeout: float) -> Verdict:
+        return replace(super().judge(query, timeout=timeout), fingerprint="scripted:a")
+
+    async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
+        return replace(await super().ajudge(query, timeout=timeout), fingerprint="scripted:a")
+
+
+def test_a_link_may_pass_on_verdicts_of_others(ask: Ask) -> None:
+    """Whatever its verdict calls itself: the thresholds of the link that gave it hold."""
+    first = scripted("a", JudgeUnavailable("down"))
+    decision = ask(Gate(chained(first, _Wrapper(0.88, name="wrapper"))))
+    assert decision.fingerprint == "scripted:a"
+    assert (decision.route, decision.thresholds) == (Route.CLARIFY, OTHER.thresholds)
+
+
+def test_the_record_names_the_model_that_measured(ask: Ask) -> None:
+    """And not the one that was down; without a fallback, the first as requested."""
+    second = scripted("b", 0.95)
+    assert ask(Gate(chained(scripted("a", JudgeUnavailable("down")), second))).model == "b"
+    assert ask(Gate(chained(scripted("a", 0.9), second))).model == "a"
 
 
 def test_a_verdict_passes_through_whole() -> None:
@@ -223,7 +261,7 @@ def test_a_verdict_passes_through_whole() -> None:
     assert replace(found, tried=()) == whole
     assert [one.model for one in found.tried] == ["a"]
     decision = Gate(chain).check(QUESTION, CONTEXTS)
-    assert "Only 40% of the contexts was judged." in decision.detail
+    assert "Only 40 % of the contexts was judged." in decision.detail
     assert "under-specified (P = 0.90)" in decision.detail
 
 
@@ -235,7 +273,10 @@ def test_what_a_chain_is_called() -> None:
     assert chained(a, b).fingerprint.startswith("chain:")
     assert chained(a, b).fingerprint == chained(scripted("a", 0.1), b).fingerprint
     assert chained(a, b).fingerprint != chained(b, a).fingerprint
-    assert chained(a, b).profiles == {"scripted:b": OTHER}
+    verdict = a.judge(QUERY, timeout=5)
+    assert chained(a, b).profile_of(verdict) is None
+    left = Tried("scripted:a", "a", "unavailable", "down", 0.0)
+    assert chained(a, b).profile_of(replace(verdict, tried=(left,))) is OTHER
 
 
 # ── Nobody answers ───────────────────────────────────────────────────────────────────────────────
@@ -347,17 +388,29 @@ def test_attempts_are_of_the_whole_chain(wire: Wire, chat: Make, ask: Ask) -> No
     chain = chained(*(chat(server.url, model=f"m{n}") for n, server in enumerate(servers)))
     decision = ask(Gate(chain, retry=Retry(2, 0.01, 0.02)))
     assert [len(server.requests) for server in servers] == [2, 2]
-    assert "(2 attempts)" in decision.detail
-    assert len(decision.tried) == 2  # Those of the last attempt.
+    assert "(2 rounds)" in decision.detail
+    assert [one.model for one in decision.tried] == ["m0", "m1", "m0", "m1"]
 
 
 def test_the_second_attempt_may_measure(wire: Wire, chat: Make, ask: Ask) -> None:
-    """The first judge is asked first again."""
+    """The first judge is asked first again; the record keeps who was down before."""
     first, second = wire([BOOM, OK]), wire(BOOM)
     chain = chained(chat(first.url, model="m0"), chat(second.url, model="m1"))
     decision = ask(Gate(chain, retry=Retry(2, 0.01, 0.02)))
-    assert decision.measured and decision.tried == ()
+    assert decision.measured and decision.verdict is not None
+    assert [one.model for one in decision.tried] == ["m0", "m1"]
+    assert (decision.verdict.tried, decision.thresholds) == ((), Policy().thresholds)
     assert (len(first.requests), len(second.requests)) == (2, 1)
+
+
+def test_a_later_round_routes_by_its_own_fallback(ask: Ask) -> None:
+    """Round 1: both down; round 2: the second answers, by the second's thresholds."""
+    down = JudgeUnavailable("down")
+    first, second = scripted("a", [down, down]), scripted("b", [down, 0.88])
+    decision = ask(Gate(chained(first, second), retry=Retry(2, 0, 0)))
+    assert (decision.route, decision.thresholds) == (Route.CLARIFY, OTHER.thresholds)
+    assert [one.model for one in decision.tried] == ["a", "b", "a"]
+    assert "No verdict came from a (unavailable), b (unavailable), a (" in decision.detail
 
 
 def test_what_cannot_help_is_not_tried_again(ask: Ask) -> None:
@@ -470,8 +523,7 @@ WRONG_CHAINS: list[tuple[Sequence[object], str]] = [
     ([Link(A), Link(chained(A, B), OTHER)], "inside a chain"),
     ([A, B], r"Judge 2 of the chain \(scripted:b\) has no profile"),
     ([A, Link(B, OTHER), A, scripted("c", 0.9)], "Judge 4"),
-    ([A, Link(A, OTHER)], "Two sets of thresholds are given for scripted:a"),
-    ([A, Link(B, OTHER), Link(B, Profile(Thresholds(0.8, 0.2)))], "Two sets"),
+    ([A, Link(B, OTHER), B], "Judge 3"),
 ]
 
 
@@ -490,7 +542,7 @@ def test_a_profile_of_another_judge_is_refused() -> None:
         Chain([A, Link(A, for_b)])
     with pytest.raises(ProfileMismatch):
         Chain([Link(A, for_b), Link(B, for_b)])
-    assert Chain([A, Link(B, for_b)]).profiles == {"scripted:b": for_b}
+    assert Chain([A, Link(B, for_b)]).links[1].profile is for_b
 
 
 def test_closing_closes_all(wire: Wire) -> None:
@@ -530,7 +582,7 @@ def test_a_mean_is_that_of_the_log_odds(ask: Ask) -> None:
     assert (found.mass, found.coverage, found.signal) == (0.7, 0.5, "mean")
     assert (found.emitted, found.system_fingerprint, found.tried) == (None, None, ())
     assert found.usage == Usage(30, 3, None, requests=2)
-    assert found.p_underspecified == pytest.approx(0.3)
+    assert found.p_underspecified is None  # Nobody asked the other one.
     assert found.fingerprint == mean.fingerprint == decision.fingerprint
     assert found.model == mean.model == "a + b"
 
@@ -555,11 +607,13 @@ BOUNDS = st.tuples(*[st.floats(0, 1)] * 3).map(sorted)
 
 @given(several=st.lists(BOUNDS, min_size=2, max_size=4))
 def test_means_of_anything_are_sound(several: list[list[float]]) -> None:
-    """Exact 0 and 1 included: no NaN, and bounds that hold the mean."""
+    """Exact 0 and 1 included: no NaN, and bounds that hold the mean and all that it may be."""
     judges = [scripted(str(n), made_of(p, low, high)) for n, (low, p, high) in enumerate(several)]
     found = asyncio.run(Mean(judges).ajudge(QUERY, timeout=5))
-    assert 0 < found.low <= found.p_true <= found.high < 1
-    ps = [p for _, p, _ in several]
+    assert 0 <= found.low <= found.p_true <= found.high <= 1
+    assert (found.low == 0) >= any(low == 0 for low, _, _ in several)
+    assert (found.high == 1) >= any(high == 1 for _, _, high in several)
+    ps = [(low + high) / 2 if p in (0, 1) else p for low, p, high in several]
     assert min(ps) - 1e-6 <= found.p_true <= max(ps) + 1e-6
 
 
@@ -573,9 +627,35 @@ def test_bounds_a_rounding_apart_stay_in_order() -> None:
 
 
 def test_certainty_meets_doubt() -> None:
-    """0 and 1, as endpoints that round send them, are taken as very likely and cancel out."""
-    mean = Mean([scripted("a", 0.0), scripted("b", 1.0)])
-    assert mean.judge(QUERY, timeout=5).p_true == pytest.approx(0.5, abs=1e-6)
+    """0 and 1 cancel out; what the mean may be, nobody knows."""
+    found = Mean([scripted("a", 0.0), scripted("b", 1.0)]).judge(QUERY, timeout=5)
+    assert found.p_true == pytest.approx(0.5, abs=1e-6)
+    assert (found.low, found.high) == (0, 1)
+
+
+@pytest.mark.parametrize(("rounded", "middle"), [((1, 0.995, 1), 0.9975), ((0, 0, 0.005), 0.0025)])
+def test_a_rounded_probability_is_somewhere_within_its_bounds(
+    rounded: tuple[float, float, float], middle: float
+) -> None:
+    """An endpoint that writes 1.00 has not measured certainty; an open bound stays open."""
+    mean = Mean([scripted("a", made_of(*rounded)), scripted("b", made_of(0.3, 0.2, 0.4))])
+    found = mean.judge(QUERY, timeout=5)
+    assert found.p_true == pytest.approx(expit((logit(middle) + logit(0.3)) / 2))
+    if middle > 0.5:
+        assert found.low == pytest.approx(expit((logit(0.995) + logit(0.2)) / 2))
+        assert found.high == 1
+    else:
+        assert found.low == 0
+        assert found.high == pytest.approx(expit((logit(0.005) + logit(0.4)) / 2))
+
+
+def test_doubts_about_the_question_are_averaged_where_all_have_one() -> None:
+    """A mean of fewer would be another judge's."""
+    doubting = [scripted(name, made_of(0.5, 0.5, 0.5, p_underspecified=0.9)) for name in "ab"]
+    found = Mean(doubting).judge(QUERY, timeout=5)
+    assert found.p_underspecified == pytest.approx(0.9)
+    with_another = Mean([*doubting, scripted("c", 0.5)]).judge(QUERY, timeout=5)
+    assert with_another.p_underspecified is None
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -651,8 +731,12 @@ def test_a_mean_in_a_chain(ask: Ask) -> None:
     assert (tried.model, tried.fingerprint) == ("a + b", mean.fingerprint)
 
 
+class _Several(ScriptedJudge):
+    judges = (A, B)
+
+
 def test_wrong_means() -> None:
-    """Too few, not judges, a chain, and what must not be mixed."""
+    """Too few, not judges, several in one, and what must not be mixed."""
     with OpenAI(base_url=nobody(), api_key="k") as client:
         counted = SampledJudge(client, model="m")
         logprobs = ChatJudge(client, model="m")
@@ -661,6 +745,9 @@ def test_wrong_means() -> None:
             ([A], "at least two"),
             ([A, 0.9], "float is not a judge"),
             ([A, chained(A, B)], "cannot hold a chain"),
+            ([A, Mean([A, B])], "inside a mean"),
+            ([logprobs, Mean([counted, SampledJudge(client, model="n")])], "inside a mean"),
+            ([A, _Several(0.9, name="s")], "inside a mean"),
             ([counted, logprobs], "cannot mix"),
             ([A, counted], "cannot mix"),
         ]

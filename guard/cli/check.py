@@ -17,6 +17,7 @@ from guard.decision import Decision, Route
 from guard.errors import ConfigError, JudgeError
 from guard.gate import Gate
 from guard.query import Query
+from guard.verdict import Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -74,9 +75,16 @@ def check(
     base_url: Annotated[
         str | None, typer.Option(metavar="URL", help="The judge's endpoint; else OPENAI_BASE_URL.")
     ] = None,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The variable that holds the key; else OPENAI_API_KEY."),
+    ] = None,
     model_family: Annotated[
         str | None,
         typer.Option(metavar="FAMILY", help="The model behind a name that does not tell."),
+    ] = None,
+    api_version: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Azure's; else OPENAI_API_VERSION.")
     ] = None,
     config: Annotated[
         str | None,
@@ -113,7 +121,8 @@ def check(
 
     The exit code is 0 for answer, 3 for clarify, 4 for refuse, 5 for undecided (on_unmeasured is
     raise); of many queries the worst counts: 5, else 4, else 3, else 0. Misuse is 2, a bug is 1.
-    In shadow mode it still follows the route. The key is taken from OPENAI_API_KEY.
+    In shadow mode it still follows the route. The key is taken from the variable that --api-key-env
+    or the configuration names, else from OPENAI_API_KEY.
     """
     from guard.config import load_gate
 
@@ -121,7 +130,9 @@ def check(
     options = {
         "judge": judge,
         "base_url": base_url,
+        "api_key_env": api_key_env,
         "model_family": model_family,
+        "api_version": api_version,
         "answer_at": answer_at,
         "refuse_below": refuse_below,
         "deadline": deadline,
@@ -321,14 +332,36 @@ def _rows(decision: Decision, console: "Console") -> Iterator[tuple[str, "Render
     yield "", _bar(decision, console)
     yield "", _cuts(decision, console)
     if decision.verdict is not None:
-        yield "mass", f"{decision.verdict.mass:.3f} of the judge's probability went to the labels"
+        yield from _measurement(decision.verdict)
     yield "reason", plain(f"{decision.reason.value}: {decision.detail}")
+    for one in decision.tried:
+        yield "left", plain(f"{one.model or one.fingerprint} ({one.kind}): {one.detail}")
     yield "time", f"{decision.elapsed_seconds * 1000:.0f} ms"
     served = decision.verdict.model if decision.verdict is not None else None
     yield "model", plain(served or decision.model or "unnamed")
     if decision.deployment is not None:
         yield "deployment", plain(decision.deployment)
     yield "user reads", plain(_reply(decision))
+
+
+def _measurement(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    """What was measured, and what that took."""
+    usage, sampled = verdict.usage, verdict.signal == "samples"
+    what = "of the answers held a verdict" if sampled else _TO_THE_LABELS
+    yield "mass", f"{verdict.mass:.3f} {what}"
+    requests = None if usage is None else _number(usage.requests, "request")
+    yield "signal", f"samples: {requests}" if sampled and requests else plain(verdict.signal)
+    if usage is not None:
+        tokens = ((usage.input_tokens, "in"), (usage.output_tokens, "out"))
+        known = [f"{_number(count, 'token')} {way}" for count, way in tokens if count is not None]
+        yield "cost", ", ".join([_number(usage.requests, "request"), *known])
+
+
+_TO_THE_LABELS = "of the judge's probability went to the labels"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _route(decision: Decision) -> "Text":

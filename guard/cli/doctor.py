@@ -20,8 +20,8 @@ EXIT_CODES = {"can judge": 0, "only with": 0, "not known": 5, "cannot": 6}
 
 _MARKS = {
     "ok": ("green", "ok"),
-    "warn": ("yellow", "note"),
-    "bad": ("red", "no"),
+    "warn": ("yellow", "warn"),
+    "bad": ("red", "bad"),
     "unknown": ("dim", "?"),
 }
 _COLOURS = {"can judge": "green", "only with": "yellow", "cannot": "red", "not known": "magenta"}
@@ -45,6 +45,10 @@ def doctor(
     api_version: Annotated[
         str | None, typer.Option(metavar="DATE", help="Azure's; else OPENAI_API_VERSION.")
     ] = None,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The variable that holds the key; else OPENAI_API_KEY."),
+    ] = None,
     config: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="The configuration (TOML); else RAG_GUARD_CONFIG."),
@@ -67,8 +71,9 @@ def doctor(
     how many, does it tell two known cases apart, does the order of the labels matter, what does it
     do with long prompts. Where it gives no logprobs, what else works at that address is tried.
 
-    The exit code is 0 if it can judge (as it is, or with what is printed), 6 if it cannot, 5 if
-    that could not be found out (not reachable, key refused, unknown model), 2 for misuse.
+    The exit code is 0 if this judge can judge, as it is or with what is printed; 6 if it cannot,
+    even where lines for another one are printed; 5 if that could not be found out (not reachable,
+    key refused, unknown model); 2 for misuse.
     """
     from rich.console import Console
 
@@ -80,13 +85,17 @@ def doctor(
         "base_url": base_url,
         "model_family": model_family,
         "api_version": api_version,
+        "api_key_env": api_key_env,
     }
     given = {key: value for key, value in options.items() if value is not None}
-    _, keys = resolve(config, deployment, options=given)
+    name, keys = resolve(config, deployment, options=given)
     gate = load_gate(config, deployment=deployment, options=given)
     try:
         with _progress(Console(stderr=True)) as progress:
-            report = examine(gate.judge, keys, time_limit=timeout, progress=progress)
+            report = examine(gate.judge, keys, name=name, time_limit=timeout, progress=progress)
+    except KeyboardInterrupt:
+        typer.echo("rag-guard: stopped; nothing was established.", err=True)
+        raise typer.Exit(130) from None
     finally:
         judges.close(gate.judge)
     if as_json:
@@ -126,7 +135,7 @@ def _show(report: "Report", console: "Console") -> None:
     for need in report.needs:
         console.print(Text(f"- {plain(need)}"))
     if report.known is not None:
-        console.print(Text(f"\nSaid of it: {plain(report.known)} See docs/judges.md.", "dim"))
+        console.print(Text(f"\nHearsay (docs/judges.md): {plain(report.known)}", "dim"))
     _show_lines(report, console)
 
 

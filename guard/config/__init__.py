@@ -56,8 +56,9 @@ def load_gate(
         deployment: which of its deployments; else ``RAG_GUARD_DEPLOYMENT``, the only one there is,
             or the one called "default".
         environ: variables to read instead of ``os.environ``.
-        options: values by key that beat file and variables, as a command line's do. Errors call
-            them by their option, e.g. ``--answer-at``.
+        options: values by key that beat file and variables, as a command line's do; not ``extends``
+            or ``fallback``, which name tables of the file. Errors call them by their option, e.g.
+            ``--answer-at``.
 
     Raises:
         ConfigError: a file, variable or option is missing or wrong, or no judge is named. It says
@@ -97,6 +98,7 @@ def _chain(
 ) -> list[Settled]:
     """The chosen deployment, then its fallback, that one's fallback, and so on."""
     require_filled(environ)
+    _require_no_table_named(options or {})
     name = environ.get(CHOOSER) if name is None else name
     path = environ.get(FILE) if path is None else path
     file = None if path is None else File.read(path)
@@ -112,6 +114,15 @@ def _chain(
     for below in file.fallbacks(chosen):
         chain.append(settle(below, file.path, file.layers(below)))
     return chain
+
+
+def _require_no_table_named(options: Mapping[str, object]) -> None:
+    for key in ("extends", "fallback"):
+        if key in options:
+            raise ConfigError(
+                f"{_option([key])} is for the file alone: it names a table there.",
+                hint=f"Write `{key}` into a [deployment.NAME] table, and choose that one.",
+            )
 
 
 def _without_file(name: str | None) -> str:

@@ -29,8 +29,21 @@ def wrong(error: ValidationError, values: Mapping[str, object], where: Where) ->
     path, raw = _followed(meant, values)
     if meant["type"] == "extra_forbidden" or meant["loc"][-1] == "[key]":
         return _unknown_key(path, where)
+    if meant["type"] == "user_in_address":
+        told = meant.get("ctx", {})
+        return ConfigError(f"{where(path)} {told['message']}", hint=told["hint"])
     problem = "is missing" if meant["type"] == "missing" else shown(raw)
     return ConfigError(f"{where(path)} {problem}.", hint=_remedy(path[0]))
+
+
+def unusable(place: str, kinds: Sequence[str], judge: str) -> ConfigError:
+    """The complaint about a key that the judge it is set for can make nothing of."""
+    *most, last = (f"{kind}:" for kind in kinds)
+    listed = f"{', '.join(most)} and {last}" if most else last
+    return ConfigError(
+        f"{place} is for {listed}, not for {judge.partition(':')[0]}:.",
+        hint="Take it away, or name a judge that can use it.",
+    )
 
 
 def contradicted(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:

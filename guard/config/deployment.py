@@ -1,6 +1,6 @@
 """A deployment: every key that may be set, what its value must be, and the policy they make."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from guard.config.toml import dotted, written
 from guard.decision import Mode
 from guard.errors import ConfigError, UnmeasuredKind
-from guard.judges import DEFAULT_SAMPLES, KNOWN
+from guard.judges import DEFAULT_SAMPLES, KNOWN, NO_USER
 from guard.labels import TRUE_FALSE, Labels
 from guard.policy import (
     DEFAULT_ROUTE,
@@ -26,6 +26,8 @@ from guard.prompt import Prompt
 from guard.retry import Retry
 from guard.thresholds import Thresholds
 
+MAX_SAMPLES = 200
+
 Texts = str | dict[str, str]
 """One text for all, or texts by language tag with ``default`` for the rest."""
 
@@ -40,7 +42,19 @@ def _address(text: str) -> str:
         raise ValueError("not an address")
     if not text.isprintable() or " " in text:
         raise ValueError("white space or control characters")
+    if "@" in parts.netloc:
+        raise _told("user_in_address", "holds a user name.", NO_USER)
     return text
+
+
+def _told(
+    kind: Literal["user_in_address", "contradiction"],
+    message: str,
+    hint: str | None,
+    **more: object,
+) -> PydanticCustomError:
+    """An error that says more than what a key must be; `guard.config.complaints` passes it on."""
+    return PydanticCustomError(kind, "{message}", {"message": message, "hint": hint, **more})
 
 
 class _Part(BaseModel):
@@ -103,8 +117,8 @@ class Table(_Part):
     samples: int = Field(
         default=DEFAULT_SAMPLES,
         ge=3,
-        le=200,
-        description="a whole number from 3 to 200, e.g. 20",
+        le=MAX_SAMPLES,
+        description=f"a whole number from 3 to {MAX_SAMPLES}, e.g. 20",
     )
     ask_underspecified: bool = Field(default=False, description="true or false")
     both_orders: bool = Field(default=False, description="true or false")
@@ -171,7 +185,7 @@ class Deployment(Table):
             try:
                 part(self)
             except ConfigError as error:
-                raise _contradiction(keys, error) from error
+                raise _told("contradiction", error.message, error.hint, keys=keys) from error
         return self
 
     def policy(self) -> Policy:
@@ -195,8 +209,11 @@ class Deployment(Table):
 
     def to_toml(self, name: str) -> str:
         """These keys as a ``[deployment.NAME]`` table; loading it gives an equal deployment."""
-        keys = self.model_dump(exclude_none=True).items()
-        lines = [f"{key} = {written(value)}" for key, value in keys]
+        keys = self.model_dump(exclude_none=True)
+        for key in unsuited(self.judge):
+            if keys.get(key) == Table.model_fields[key].default:
+                keys.pop(key, None)  # Written beside this judge, it would be an error.
+        lines = [f"{key} = {written(value)}" for key, value in keys.items()]
         return "\n".join([f"[{dotted('deployment', name)}]", *lines, ""])
 
 
@@ -221,6 +238,24 @@ _PARTS: tuple[tuple[tuple[str, ...], Callable[[Deployment], object]], ...] = (
 )
 
 
-def _contradiction(keys: Sequence[str], error: ConfigError) -> PydanticCustomError:
-    context = {"message": error.message, "hint": error.hint, "keys": keys}
-    return PydanticCustomError("contradiction", "{message}", context)
+SUITED: Mapping[str, tuple[str, ...]] = {
+    "model_family": ("openai", "azure", "samples"),
+    "api_version": ("azure",),
+    "samples": ("samples",),
+    "ask_underspecified": ("decisions", "systemone"),
+    "both_orders": ("openai", "azure"),
+    "min_mass": ("openai", "azure", "samples", "gguf", "embedded"),
+}
+"""Keys that only some kinds of judges can use, and which; all others are for every judge."""
+
+_KINDS = {name.partition(":")[0] for name in KNOWN}
+
+
+def unsuited(judge: str | None) -> list[str]:
+    """Keys of which a judge of this name can make nothing.
+
+    A script is for trying things, and what a plug-in makes of its options only it knows: for them
+    there are none.
+    """
+    kind = (judge or "").partition(":")[0]
+    return [key for key, kinds in SUITED.items() if kind in _KINDS and kind not in kinds]

@@ -63,6 +63,11 @@ class File:
             layer = self.deployments[each]
             if (fallback := layer.table.fallback) is None:
                 continue
+            if fallback == each:
+                raise ConfigError(
+                    f"{layer.where(['fallback'])} names its own table.",
+                    hint="Name another deployment, or take it away.",
+                )
             if fallback not in self.deployments:
                 raise ConfigError(
                     f"{layer.where(['fallback'])} names no deployment.",

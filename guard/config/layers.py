@@ -1,14 +1,14 @@
 """Layers: values from one place each, and the deployment that they make, the last on top."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Self
 
 from pydantic import ValidationError
 
-from guard._json import as_map
-from guard.config.complaints import Where, contradicted, wrong
-from guard.config.deployment import Deployment, Table
+from guard._json import as_map, as_text
+from guard.config.complaints import Where, contradicted, unusable, wrong
+from guard.config.deployment import SUITED, Deployment, Table, unsuited
 from guard.config.toml import is_table
 
 
@@ -35,26 +35,51 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A deployment that no layer will change any more, and where each of its keys was set."""
+    """A deployment that no layer will change any more.
+
+    Attributes:
+        name: the deployment's.
+        deployment: its keys.
+        origins: where each of them was set.
+        own: those set for its judge: where that is named, or in a layer on top of that.
+        file: the file's path, or ``None``.
+    """
 
     name: str
     deployment: Deployment
     origins: Mapping[str, str]
+    own: Set[str]
     file: str | None
 
 
 def settle(name: str, file: str | None, layers: Iterable[Layer]) -> Settled:
     """Lays the layers over each other, the last on top, and checks what only the whole shows."""
-    values, origins = dict[str, object](), dict[str, str]()
+    values, origins, own = dict[str, object](), dict[str, str](), set[str]()
     for layer in layers:
-        for key, value in layer.values().items():
+        found = layer.values()
+        own = {*found} if "judge" in found else own | {*found}
+        for key, value in found.items():
             values[key] = _merged(values.get(key), value)
             origins[key] = layer.where([key])
+    _leave_unsuited(values, origins, own)
     try:
-        return Settled(name, Deployment.model_validate(values), origins, file)
+        return Settled(name, Deployment.model_validate(values), origins, own, file)
     except ValidationError as error:
         # Each layer was checked when it was made, so only a contradiction between keys is left.
         raise contradicted(error, origins) from None
+
+
+def _leave_unsuited(values: dict[str, object], origins: Mapping[str, str], own: Set[str]) -> None:
+    """Takes away what was set for another judge, and this one can make nothing of.
+
+    Raises:
+        ConfigError: such a key was set for this judge, and would be ignored.
+    """
+    judge = as_text(values.get("judge")) or ""
+    for key in unsuited(judge):
+        if key in own:
+            raise unusable(origins[key], SUITED[key], judge)
+        values.pop(key, None)
 
 
 def _merged(old: object, new: object) -> object:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import openai
 
 from guard._json import as_int
-from guard.doctor.cases import INSUFFICIENT, LONG, LONGER, SUFFICIENT
+from guard.doctor.cases import INSUFFICIENT, LONG, LONGER, STEP, SUFFICIENT
 from guard.doctor.exchange import Exchange, Line
+from guard.doctor.findings import Pair, latency, pair_of, verdicts
 from guard.doctor.report import Finding, State
 from guard.errors import JudgeError, Unmeasured
 from guard.judges.chat import ChatJudge
@@ -18,14 +19,12 @@ from guard.judges.connection import Post
 from guard.judges.dialect import THINKING_SWITCHES, Dialect, learn
 from guard.judges.failures import COMPLAINTS, complaint
 from guard.judges.negotiation import PATH, failure_of
-from guard.odds import logit
+from guard.judges.several import Mean
+from guard.odds import expit, logit
 from guard.query import Query
 from guard.reading import read_verdict
 from guard.reply import Reply
 from guard.verdict import Verdict
-
-APART = 0.1
-"""How far apart the two known cases must be, as probabilities, to count as told apart."""
 
 _SATURATED = 12.0  # Nats: beyond it a list shows nothing of what temperature does.
 _WARM = 0.5
@@ -39,9 +38,10 @@ class Examination:
     """What is known of a chat endpoint so far.
 
     Attributes:
+        both_orders: whether the deployment asks in both orders already.
         findings: in the order in which they were made.
-        yes, no: the exchanges about the two known cases.
-        swapped: their P(True) with the labels in the other order.
+        mean: the verdicts on the two known cases, averaged over both orders of the labels.
+        flips: whether one order alone puts a case on the other side of 0.5.
         room: characters of contexts that the endpoint takes uncut; ``None`` = all that were tried.
     """
 
@@ -49,13 +49,15 @@ class Examination:
     line: Line
     yes: Exchange
     no: Exchange
+    both_orders: bool
     findings: list[Finding] = field(default_factory=list[Finding])
-    swapped: tuple[float, float] | None = None
+    mean: Pair | None = None
+    flips: bool = False
     room: int | None = None
 
     @property
-    def pair(self) -> tuple[float, float]:
-        """P(True) of the sufficient and of the insufficient case."""
+    def pair(self) -> Pair:
+        """The verdicts on the two known cases."""
         found = pair_of(self.yes, self.no)
         assert found is not None
         return found
@@ -63,30 +65,18 @@ class Examination:
     @property
     def signal(self) -> str:
         """What the verdicts are read from; the weaker, where the two differ."""
-        signals = [one.verdict.signal for one in (self.yes, self.no) if one.verdict]
+        signals = [one.signal for one in self.pair]
         return min(signals, key=("logprobs-emitted", "logprobs-truncated", "logprobs").index)
 
 
-def examine_chat(judge: ChatJudge, line: Line, yes: Exchange, no: Exchange) -> Examination:
+def examine_chat(
+    judge: ChatJudge, line: Line, yes: Exchange, no: Exchange, *, both_orders: bool
+) -> Examination:
     """Everything about an endpoint that has given a verdict on both known cases."""
-    found = Examination(judge, line, yes, no)
+    found = Examination(judge, line, yes, no, both_orders)
     for step in (_lists, _masses, _orders, _temperature, _reasoning, _floor, _speed, _length):
         found.findings += step(found)
     return found
-
-
-def pair_of(yes: Exchange, no: Exchange) -> tuple[float, float] | None:
-    """P(True) of two cases, if both have a verdict."""
-    if yes.verdict is None or no.verdict is None:
-        return None
-    return yes.verdict.p_true, no.verdict.p_true
-
-
-def latency(seconds: Sequence[float]) -> Finding:
-    """The median wall-clock time of one request."""
-    median = statistics.median(seconds)
-    told = f"{median:.2f} s a request, the median of {len(seconds)}."
-    return Finding("latency", "ok" if median < 3 else "warn", median, told)
 
 
 # ── One step each ────────────────────────────────────────────────────────────────────────────────
@@ -131,42 +121,37 @@ def _masses(found: Examination) -> Iterator[Finding]:
     yield Finding(
         "mass", state, mass, f"At least {mass:.3f} of the probability went to the labels."
     )
-    yield verdicts(*found.pair)
-
-
-def verdicts(yes: float, no: float) -> Finding:
-    """How the two known cases were judged."""
-    values = {"sufficient": yes, "insufficient": no}
-    told = f"P = {yes:.3f} where the answer is there, {no:.3f} where it is missing."
-    if yes - no < APART:
-        return Finding("verdicts", "bad", values, f"{told} It cannot tell them apart.")
-    if yes > 0.5 > no:
-        return Finding("verdicts", "ok", values, told)
-    return Finding("verdicts", "warn", values, f"{told} Both on one side: fit the thresholds.")
+    yield verdicts(found.pair)
 
 
 def _orders(found: Examination) -> Iterator[Finding]:
-    given = found.judge
-    judge = given.with_prompt(given.prompt.swapped())
+    judge = found.judge.with_prompt(found.judge.prompt.swapped())
     both = [found.line.exchange(judge, query) for query in (SUFFICIENT, INSUFFICIENT)]
-    found.swapped = pair_of(*both)
-    if found.swapped is None:
+    swapped = pair_of(*both)
+    if swapped is None:
         error = both[0].error or both[1].error
         told = f"With the labels in the other order there is no verdict: {error and error.message}"
         yield Finding("order_bias", "warn", None, told)
         return
-    pairs = list(zip(found.pair, found.swapped, strict=True))
+    mean = Mean([found.judge, judge])
+    found.mean = (mean.of([found.pair[0], swapped[0]]), mean.of([found.pair[1], swapped[1]]))
+    pairs = [(one.p_true, other.p_true) for one, other in zip(found.pair, swapped, strict=True)]
+    found.flips = any((one > 0.5) != (other > 0.5) for one, other in pairs)
+    yield _bias(pairs, found)
+
+
+def _bias(pairs: Sequence[tuple[float, float]], found: Examination) -> Finding:
     bias = statistics.fmean(logit(one) - logit(other) for one, other in pairs) / 2
-    flips = any((one > 0.5) != (other > 0.5) for one, other in pairs)
-    told = f"Naming a label first is worth {-bias if bias < 0 else bias:.2f} nats to "
-    told += "True." if bias >= 0 else "its rival."
-    state: State = "bad" if flips else "warn" if abs(bias) > 0.5 else "ok"
-    yield Finding("order_bias", state, bias, told + (" Verdicts flip." if flips else ""))
+    told = f"Naming True first makes {expit(bias):.0%} of an even chance."
+    if found.both_orders:
+        return Finding("order_bias", "ok", bias, f"{told} both_orders is set and cancels it.")
+    if found.flips:
+        return Finding("order_bias", "bad", bias, f"{told} It decides verdicts.")
+    return Finding("order_bias", "warn" if abs(bias) > 0.5 else "ok", bias, told)
 
 
 def _temperature(found: Examination) -> Iterator[Finding]:
-    cold = found.no.verdict
-    assert cold is not None
+    cold = found.pair[1]
     if found.signal != "logprobs" or not 0.2 < abs(logit(cold.p_true)) < _SATURATED:
         yield Finding("temperature", "unknown", None, "P is too near 0, 0.5 or 1 to tell.")
         return
@@ -231,6 +216,10 @@ def _speed(found: Examination) -> Iterator[Finding]:
 
 def _length(found: Examination) -> Iterator[Finding]:
     """Three long prompts: one, the same again, and one twice as long."""
+    if found.judge.prompt.max_context_chars is not None:
+        told = "max_context_chars keeps prompts short; longer ones were not tried."
+        yield Finding("prompt_limit", "ok", found.judge.prompt.max_context_chars, told)
+        return
     first = found.line.exchange(found.judge, LONG)
     if first.verdict is None:
         yield _refused(found, first, LONG)
@@ -279,7 +268,7 @@ def _taken(found: Examination, first: Exchange, longer: Exchange) -> Finding:
         told = f"A long prompt was cut without an error: {double} tokens of it were read."
         return Finding("prompt_limit", "bad", double, told)
     lost = [one for one in (first, longer) if one.verdict and one.verdict.p_true < 0.5]
-    if found.pair[0] > 0.5 and lost:
+    if found.pair[0].p_true > 0.5 and lost:
         told = "It lost an answer at the beginning of a long prompt: cut off, or not heeded."
         return Finding("prompt_limit", "warn", None, told)
     read = f"{double} tokens were read, nothing" if all(counts) else "Nothing that we can see"
@@ -302,7 +291,9 @@ def _room(found: Examination, tokens: int) -> int | None:
     if not per_character:
         return None
     words = len(found.judge.render(SUFFICIENT).text) - sum(map(len, SUFFICIENT.contexts))
-    return max(0, int(0.9 * tokens / per_character) - words)
+    room = int(0.9 * tokens / per_character) - words
+    # Rounded down to a figure that does not look exact; more than was sent cannot have been cut.
+    return room // 1000 * 1000 if 1000 <= room < 2 * STEP else None
 
 
 def _variant(found: Examination, fields: Mapping[str, object]) -> Verdict | JudgeError:

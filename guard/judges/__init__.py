@@ -5,7 +5,7 @@ Nothing heavy is imported before a judge is made.
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from guard.errors import ConfigError
 from guard.judge import Judge
+from guard.posterior import DEFAULT_SAMPLES as DEFAULT_SAMPLES
 from guard.prompt import DEFAULT_PROMPT, Prompt
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "JudgeOptions",
     "Link",
     "Mean",
+    "MissingKey",
     "SampledJudge",
     "SystemOneJudge",
     "close",
@@ -66,8 +68,19 @@ KNOWN = (
     "embedded",
 )
 """What `from_name` knows without help, and what goes behind the colon."""
-DEFAULT_SAMPLES = 20
-"""Answers that a sampled judge asks for, unless told otherwise."""
+
+NO_USER = (
+    "Take away what stands before the @. A key goes into a variable, and api_key_env names that "
+    'variable: api_key_env = "OPENAI_API_KEY".'
+)
+"""What to do about an address with a user name, and perhaps a key, in it."""
+
+# Endpoints that the judges themselves choose below an address.
+_PATHS = ("/chat/completions", "/completions", "/responses")
+
+
+class MissingKey(ConfigError):
+    """No key is given for an endpoint that is not on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +134,8 @@ def from_name(
             orders, and take the mean in log-odds.
 
     Raises:
-        ConfigError: unknown name, missing key, missing file, or an extra that is not installed.
+        ConfigError: unknown name, missing key (`MissingKey`), missing file, an address that is not
+            that of an API, or an extra that is not installed.
     """
     kind, _, argument = name.partition(":")
     options = JudgeOptions(
@@ -135,7 +149,8 @@ def from_name(
         ask_underspecified=ask_underspecified,
         both_orders=both_orders,
     )
-    if both_orders and kind in _MAKERS and kind not in ("openai", "azure"):
+    # A plug-in is handed all options; a script has no order of labels.
+    if both_orders and kind in _MAKERS and kind not in ("openai", "azure", "scripted"):
         raise ConfigError(
             f"both_orders is for openai: and azure:, not for {kind}:.", hint="Take it away."
         )
@@ -172,6 +187,7 @@ def _client(options: JudgeOptions) -> "AsyncOpenAI":
 
 def _openai(model: str, options: JudgeOptions) -> Judge:
     _require_argument("openai", "MODEL", model)
+    _require_api(options.base_url)
     return _chat(_client(options), model, options)
 
 
@@ -180,7 +196,7 @@ def _azure(deployment: str, options: JudgeOptions) -> Judge:
     from openai import AsyncAzureOpenAI
 
     endpoint = _azure_setting(options.base_url, "AZURE_OPENAI_ENDPOINT", "base_url")
-    _host(endpoint, "AZURE_OPENAI_ENDPOINT")
+    _require_resource(endpoint)
     client = AsyncAzureOpenAI(
         azure_endpoint=endpoint,
         api_key=_sendable(_azure_setting(options.api_key, "AZURE_OPENAI_API_KEY", "api_key_env")),
@@ -259,6 +275,7 @@ def _split_path(address: str) -> tuple[str, str]:
 
 def _samples(model: str, options: JudgeOptions) -> Judge:
     _require_argument("samples", "MODEL", model)
+    _require_api(options.base_url)
     from guard.judges.sampled import SampledJudge
 
     return SampledJudge(
@@ -283,15 +300,16 @@ def find_key(api_key: str | None, base_url: str | None) -> str:
     """The key for an endpoint: the given one, OPENAI_API_KEY, or a dummy for this machine.
 
     Raises:
-        ConfigError: there is none, and the endpoint is not on this machine.
+        ConfigError: there is none, and the endpoint is not on this machine (`MissingKey`); or the
+            address is wrong.
     """
-    address = base_url if base_url is not None else os.environ.get("OPENAI_BASE_URL")
+    address = _address(base_url)
     host = "api.openai.com" if address is None else _host(address)
     if key := api_key or os.environ.get("OPENAI_API_KEY"):
         return _sendable(key)
     if host in ("localhost", "::1") or host.startswith("127."):
         return "none-needed"
-    raise ConfigError(
+    raise MissingKey(
         f"No key for {host}.",
         hint="Set OPENAI_API_KEY, or api_key_env in guard.toml; for a local server set base_url.",
     )
@@ -306,17 +324,53 @@ def _sendable(key: str) -> str:
     return key
 
 
+def _address(base_url: str | None) -> str | None:
+    return base_url if base_url is not None else os.environ.get("OPENAI_BASE_URL")
+
+
 def _host(address: str, variable: str = "OPENAI_BASE_URL") -> str:
     try:
         parts = urlsplit(address)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return parts.hostname
+        named = parts.scheme in ("http", "https") and parts.port != 0
+        host = parts.hostname if named else None
     except ValueError:
-        pass  # A port out of range, an unfinished [IPv6] address.
-    raise ConfigError(
-        f"base_url (or {variable}) is not an address.",
-        hint='Write e.g. "http://127.0.0.1:8080/v1".',
-    )
+        host = None  # A port out of range, an unfinished [IPv6] address.
+    if not host:
+        raise ConfigError(
+            f"base_url (or {variable}) is not an address.",
+            hint='Write e.g. "http://127.0.0.1:8080/v1".',
+        )
+    if "@" in urlsplit(address).netloc:
+        # It would go wherever the address goes: into records, logs and error messages.
+        raise ConfigError(f"base_url (or {variable}) holds a user name.", hint=NO_USER)
+    return host
+
+
+def _require_api(base_url: str | None) -> None:
+    """Raises where an address is that of one endpoint, and not the one above all of them."""
+    address = _address(base_url)
+    if address is not None and (end := _end(address, _PATHS)):
+        raise ConfigError(
+            f"base_url (or OPENAI_BASE_URL) ends in {end}.",
+            hint=f"Remove {end}: the address above it is wanted, which mostly ends in /v1.",
+        )
+
+
+def _require_resource(endpoint: str) -> None:
+    """Raises where an address is not an Azure resource's own; the SDK adds all paths below it."""
+    if end := _end(endpoint, (*_PATHS, "/openai/v1", "/openai"), "AZURE_OPENAI_ENDPOINT"):
+        raise ConfigError(
+            f"base_url (or AZURE_OPENAI_ENDPOINT) ends in {end}.",
+            hint=f"Remove {end}: the resource's own address is wanted, "
+            'e.g. "https://NAME.openai.azure.com".',
+        )
+
+
+def _end(address: str, ends: Iterable[str], variable: str = "OPENAI_BASE_URL") -> str | None:
+    """Which of these the address ends in, the first that fits."""
+    _host(address, variable)
+    path = urlsplit(address).path.rstrip("/").casefold()
+    return next((end for end in ends if path.endswith(end)), None)
 
 
 def _gguf(path: str, options: JudgeOptions) -> Judge:

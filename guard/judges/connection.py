@@ -15,12 +15,13 @@ from typing import NamedTuple
 import openai
 from openai import AsyncOpenAI, OpenAI
 
-from guard.errors import ConfigError, JudgeError, JudgeRejected
+from guard.errors import ConfigError, JudgeError, JudgeRejected, out_of_time
 from guard.judges.failures import not_json, unsendable
 from guard.loop import shared_loop
-from guard.worker import shared_workers
+from guard.worker import fan_out_workers
 
 _CLOSE_SECONDS = 5.0
+_LAST_SECONDS = 0.1
 
 FAILURES = (openai.OpenAIError, JudgeError)
 """What may become of a request, other than a reply."""
@@ -67,7 +68,8 @@ class Connection(ABC):
 
         Args:
             post: what to send.
-            end: when to give up, on the clock of `time.monotonic`.
+            end: when to give up, on the clock of `time.monotonic`. Several requests end a little
+                before, so that there is time left to make something of those that came.
 
         Raises:
             openai.OpenAIError, JudgeError: the only request failed.
@@ -137,10 +139,11 @@ class ClientConnection(Connection):
         """As `Connection.post`."""
         if self._sync is None:
             raise TypeError("This connection has no blocking client.")
-        send = partial(_send, self._sync, post, end)
         if post.times == 1:
-            return [send()]
-        return shared_workers.call_all([partial(_caught, send)] * post.times, _seconds_left(end))
+            return [_send(self._sync, post, end)]
+        end = _a_little_before(end)
+        send = partial(_caught, partial(_send, self._sync, post, end))
+        return [*fan_out_workers.call_each([send] * post.times, _seconds_left(end))]
 
     async def apost(self, post: Post, end: float) -> list[object]:
         """As `post`, through the asynchronous client."""
@@ -149,6 +152,7 @@ class ClientConnection(Connection):
         client = await self._async.client()
         if post.times == 1:
             return [await _asend(client, post, end)]
+        end = _a_little_before(end)
         return await asyncio.gather(*(_acaught(client, post, end) for _ in range(post.times)))
 
     def close(self) -> None:
@@ -187,10 +191,17 @@ def _caught(send: "partial[object]") -> object:
 
 
 async def _acaught(client: AsyncOpenAI, post: Post, end: float) -> object:
+    # Time-outs of the SDK count per read: a body that drips runs into none of them.
+    scope = asyncio.timeout(_seconds_left(end))
     try:
-        return await _asend(client, post, end)
+        async with scope:
+            return await _asend(client, post, end)
     except FAILURES as error:
         return error
+    except TimeoutError:
+        if not scope.expired():
+            raise
+        return out_of_time()
 
 
 @contextmanager
@@ -209,6 +220,11 @@ def _json_expected() -> Generator[None]:
 def _seconds_left(end: float) -> float:
     # Zero would mean "no time-out" to some clients; the gate's own clock ends the call anyway.
     return max(0.001, end - time.monotonic())
+
+
+def _a_little_before(end: float) -> float:
+    """When one of several requests has to end: the others' replies must not be lost with it."""
+    return end - min(_LAST_SECONDS, max(0.0, end - time.monotonic()) / 10)
 
 
 class _ClientPerLoop:
@@ -246,7 +262,7 @@ class _ClientPerLoop:
             lent = list(self._by_loop.items())
         for loop, (client, _, pid) in lent:
             if pid == os.getpid():
-                _close_on(loop, client)
+                close_on(loop, client)
         if self._close_given:
             self._close_the_given()
 
@@ -263,7 +279,7 @@ class _ClientPerLoop:
         if self._home is None:
             self._home = _Home(weakref.ref(loop), os.getpid())
         if self._home != (weakref.ref(loop), os.getpid()):
-            raise ConfigError(
+            raise JudgeRejected(
                 "This AsyncOpenAI carries its own http_client, which belongs to one event loop.",
                 hint="Pass a blocking client beside it for `check`, or leave its http_client out.",
             )
@@ -279,7 +295,7 @@ class _ClientPerLoop:
                 return
             loop = found
         with suppress(RuntimeError):  # Its owner's connections, on a loop that has ended.
-            _close_on(loop, self._given)
+            close_on(loop, self._given)
 
 
 class _Lent(NamedTuple):
@@ -304,7 +320,7 @@ async def _keeper(client: AsyncOpenAI) -> AsyncGenerator[None]:
 _closing = set[asyncio.Task[None]]()
 
 
-def _close_on(loop: asyncio.AbstractEventLoop, client: AsyncOpenAI) -> None:
+def close_on(loop: asyncio.AbstractEventLoop, client: AsyncOpenAI) -> None:
     """Closes a client on its loop; waits for that, unless it is the loop we are on."""
     if loop is _here():
         task = loop.create_task(client.close())

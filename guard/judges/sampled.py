@@ -8,8 +8,9 @@ from typing import NamedTuple
 import openai
 from openai import AsyncOpenAI, OpenAI
 
+from guard._json import as_map, as_text
 from guard._require import require_number
-from guard.errors import JudgeError, Unmeasured
+from guard.errors import ConfigError, JudgeError, Unmeasured
 from guard.judges.client_judge import ClientJudge, Conversation
 from guard.judges.connection import ClientConnection, Post
 from guard.judges.dialect import Dialect, Json, first_guess
@@ -17,24 +18,30 @@ from guard.judges.endpoint import Endpoint, account_of, endpoint_for
 from guard.judges.failures import COMPLAINTS
 from guard.judges.negotiation import PATH, Body, failure_of, json_fields, negotiate
 from guard.place import StillThinking, spoken
-from guard.posterior import posterior
+from guard.posterior import DEFAULT_SAMPLES, posterior
 from guard.prompt import DEFAULT_PROMPT, Prompt, Rendered
 from guard.query import Query
 from guard.reply import Reply
 from guard.verdict import Usage, Verdict
 
-MIN_SAMPLES, DEFAULT_SAMPLES, MAX_SAMPLES = 3, 20, 200
+MIN_SAMPLES, MAX_SAMPLES = 3, 200
 # Enough for a model that cannot be kept from thinking; any other stops after a word.
 _THINKING_TOKENS = 4096
+# Fields that make answers alike, or one reply hold several: what is counted are independent ones.
+_NOT_INDEPENDENT = ("temperature", "seed", "n", "top_p", "top_k", "logprobs", "top_logprobs")
 
 
 class SampledJudge(ClientJudge):
-    """Judges by counting: the same question ``samples`` times at temperature 1.
+    """Judges by counting: the same question ``samples`` times.
 
-    For models that give no logprobs (Anthropic, Gemini, Grok, Groq). The share of True answers
-    estimates P(True); the verdict is the mean of its Beta posterior, the bounds are its 5 % and
-    95 % points (`guard.posterior`). It costs ``samples`` requests a query, which ``usage`` counts.
-    Never a default: its numbers are coarser than logprobs and need thresholds of their own.
+    At temperature 1, or the endpoint's own where it takes none. For models that give no logprobs
+    (Anthropic, Gemini, Grok, Groq). The share of True answers estimates P(True); the verdict is the
+    mean of its Beta posterior, the bounds are its 5 % and 95 % points (`guard.posterior`). It costs
+    ``samples`` requests a query, which ``usage`` counts. Never a default: its numbers are coarser
+    than logprobs and need thresholds of their own.
+
+    Answers must be independent: where at most half of the replies have an ``id`` of their own, a
+    cache repeats them, and the query is unmeasured (kind ``malformed``).
 
     20 answers of one kind give bounds of .867 or .133; with fewer than 18 no query can reach an
     ``answer_at`` of .85.
@@ -48,11 +55,12 @@ class SampledJudge(ClientJudge):
         model_family: the model behind a name that does not tell.
         prompt: the words put to the judge, with the labels.
         min_mass: share in [0, 1] of the answers that must hold a verdict.
-        extra_body: fields to add to every request.
+        extra_body: fields to add to every request; none that sets how answers are drawn.
         close_clients: whether `close` closes the given clients too.
 
     Raises:
-        ConfigError: not an ``openai`` client, a blank ``model``, or a number out of range.
+        ConfigError: not an ``openai`` client, a blank ``model``, a number out of range, or an
+            ``extra_body`` that sets how answers are drawn (``temperature``, ``seed``, ``top_p`` …).
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class SampledJudge(ClientJudge):
         require_number("samples", samples, MIN_SAMPLES, MAX_SAMPLES, whole=True)
         require_number("min_mass", min_mass, 0, 1)
         self._extra_body = json_fields(extra_body)
+        _require_independent(self._extra_body)
         super().__init__(
             ClientConnection(client, async_client, close_clients=close_clients),
             model=model,
@@ -134,7 +143,7 @@ class SampledJudge(ClientJudge):
         read: Reply | None = None
         try:
             read = Reply.from_body(reply)
-            return _Answer(read, spoken(read, self.prompt.labels))
+            return _Answer(read, spoken(read, self.prompt.labels), _id_of(reply))
         except Unmeasured as error:
             return _Answer(read, error)
 
@@ -143,6 +152,7 @@ class SampledJudge(ClientJudge):
         mass = len(said) / len(answers)
         if mass < self._min_mass or not said:
             raise _too_few(answers, len(said))
+        _require_distinct([answer.id for answer in answers if answer.id])
         share = posterior(said.count(True), said.count(False))
         served = [answer.reply for answer in answers if answer.reply is not None]
         return Verdict(
@@ -161,16 +171,45 @@ class SampledJudge(ClientJudge):
 
 
 class _Answer(NamedTuple):
-    """One reply, if one came, and what it says or why it says nothing."""
+    """One reply, if one came, what it says or why it says nothing, and its id if it has one."""
 
     reply: Reply | None
     said: bool | JudgeError
+    id: str = ""
 
 
 def _may_be_mended(reply: object, answer: _Answer) -> bool:
     """Whether other parameters may bring what this reply lacks."""
     turned_down = isinstance(reply, openai.APIStatusError) and reply.status_code in COMPLAINTS
     return turned_down or isinstance(answer.said, StillThinking)
+
+
+def _id_of(reply: object) -> str:
+    return (as_text(as_map(reply).get("id")) or "").strip()
+
+
+def _require_distinct(ids: Sequence[str]) -> None:
+    """Raises where one reply was counted many times.
+
+    Not at the first repetition: Ollama's ids are three random digits.
+    """
+    distinct = len(set(ids))
+    if ids and distinct <= len(ids) / 2:
+        raise Unmeasured(
+            f"The endpoint repeats one reply ({distinct} of {len(ids)} ids differ): a cache stands "
+            "between it and the model.",
+            kind="malformed",
+            hint="Switch the cache off for the judge; for LiteLLM's: "
+            'extra_body={"cache": {"no-cache": True}}.',
+        )
+
+
+def _require_independent(extra_body: Mapping[str, Json]) -> None:
+    if named := [name for name in _NOT_INDEPENDENT if name in extra_body]:
+        raise ConfigError(
+            f"`extra_body` of a sampled judge sets {', '.join(named)}.",
+            hint="Take it away: what is counted are independent answers at temperature 1.",
+        )
 
 
 def _too_few(answers: Sequence[_Answer], said: int) -> JudgeError:

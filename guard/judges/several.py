@@ -5,7 +5,7 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypedDict
@@ -40,8 +40,8 @@ class Link:
 
     Attributes:
         judge: asked when all before it gave no verdict.
-        profile: the thresholds for this judge; ``None`` = those of the gate's policy, which only
-            the first judge (and one with the same fingerprint) may use.
+        profile: the thresholds for this judge; ``None`` = for the first judge those of the gate's
+            policy, for one with the same fingerprint whichever are the first one's.
     """
 
     judge: Judge
@@ -66,8 +66,8 @@ class Chain:
 
     All of it happens inside one deadline. Each judge but the last gets an equal share of what is
     left, so a slow one leaves room for the next. The verdict is that of one judge, never a mixture,
-    and the gate routes it by that judge's own profile. ``Verdict.tried`` says who was asked before
-    and why each was left.
+    and the gate routes it by the profile of that judge's link. ``Verdict.tried`` says who was asked
+    before and why each was left.
 
         Chain([Link(hosted), Link(local, Profile(Thresholds(0.9, 0.2)))])
 
@@ -78,8 +78,8 @@ class Chain:
         links: in the order in which they are asked; a bare judge is a link without a profile.
 
     Raises:
-        ConfigError: fewer than two links, a chain inside a chain, a later judge without a profile,
-            or two profiles for one fingerprint.
+        ConfigError: fewer than two links, a chain inside a chain, or a later judge without a
+            profile that is not the first one at another address.
         ProfileMismatch: a profile was fitted for another judge than it stands beside.
     """
 
@@ -90,12 +90,13 @@ class Chain:
         _require_links(self.links)
         self.model: str | None = self.links[0].judge.model
         self.fingerprint = _joint("chain", [link.judge.fingerprint for link in self.links])
-        self._profiles = _profiles(self.links)
 
-    @property
-    def profiles(self) -> Mapping[str, Profile]:
-        """Profiles by the fingerprint of the judge that they are for; the gate routes by them."""
-        return self._profiles
+    def profile_of(self, verdict: Verdict) -> Profile | None:
+        """The profile of the link that gave this verdict; ``None`` = the gate's policy holds."""
+        # By place, not by fingerprint: the same model elsewhere has the same one, and a judge that
+        # wraps others may pass on theirs. As many were left as links stand before it.
+        link = self.links[len(verdict.tried)]
+        return self.links[0].profile if link.profile is None else link.profile
 
     def judge(self, query: Query, *, timeout: float) -> Verdict:
         """Measures one query; see `guard.judge.Judge`."""
@@ -138,10 +139,11 @@ class Mean:
 
     Averaging a judge over both orders of its labels (``Prompt(SWAPPED_TEMPLATE)``) takes out its
     preference for one place; averaging two models takes out some of each one's noise. Where one
-    gives no verdict there is none: a mean of fewer would be another judge.
+    gives no verdict there is none: a mean of fewer would be another judge. A probability rounded to
+    0 or 1 counts as the middle of its bounds; a bound of 0 or 1 is one of the mean as well.
 
     Args:
-        judges: two or more, none of them a chain; sampled judges only among themselves.
+        judges: two or more, none of them a chain or a mean; sampled judges only among themselves.
 
     Raises:
         ConfigError: fewer than two judges, or ones that must not be mixed.
@@ -159,12 +161,12 @@ class Mean:
     def judge(self, query: Query, *, timeout: float) -> Verdict:
         """Measures one query; see `guard.judge.Judge`."""
         # On a loop of ours: the first failure is to end the wait for all, and to cancel the others.
-        return self._verdict(shared_loop.run(self._from_thread(query, timeout), timeout))
+        return self.of(shared_loop.run(self._from_thread(query, timeout), timeout))
 
     async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
         """As `judge`; cancelling it cancels all of them."""
         calls = [one.ajudge(query, timeout=timeout) for one in self.judges]
-        return self._verdict(await _together(calls))
+        return self.of(await _together(calls))
 
     def close(self) -> None:
         """Closes every judge."""
@@ -183,14 +185,17 @@ class Mean:
 
         return await _together([call(one) for one in self.judges])
 
-    def _verdict(self, verdicts: Sequence[Verdict]) -> Verdict:
-        p_true = _mean(one.p_true for one in verdicts)
+    def of(self, verdicts: Sequence[Verdict]) -> Verdict:
+        """The mean of one verdict from each judge."""
+        p_true = _mean(map(_unrounded, verdicts))
+        low, high = [one.low for one in verdicts], [one.high for one in verdicts]
         doubts = [one.p_underspecified for one in verdicts if one.p_underspecified is not None]
         return Verdict(
             p_true=p_true,
             # A bound as near as a rounding error must not come to lie on the other side.
-            low=min(p_true, _mean(one.low for one in verdicts)),
-            high=max(p_true, _mean(one.high for one in verdicts)),
+            # Infinite odds outweigh all others: what nobody has bounded stays unbounded.
+            low=0.0 if 0 in low else min(p_true, _mean(low)),
+            high=1.0 if 1 in high else max(p_true, _mean(high)),
             mass=min(one.mass for one in verdicts),
             emitted=None,
             signal="mean",
@@ -198,8 +203,13 @@ class Mean:
             model=self.model,
             coverage=min(one.coverage for one in verdicts),
             usage=Usage.total(one.usage for one in verdicts),
-            p_underspecified=_mean(doubts) if doubts else None,
+            p_underspecified=_mean(doubts) if len(doubts) == len(verdicts) else None,
         )
+
+
+def _unrounded(verdict: Verdict) -> float:
+    """P(True); where an endpoint has rounded it to certainty, the middle of where it may lie."""
+    return (verdict.low + verdict.high) / 2 if verdict.p_true in (0, 1) else verdict.p_true
 
 
 def _mean(probabilities: Iterable[float]) -> float:
@@ -272,17 +282,6 @@ def _require_links(links: Sequence[Link]) -> None:
             )
 
 
-def _profiles(links: Sequence[Link]) -> dict[str, Profile]:
-    found = dict[str, Profile | None]()
-    for link in links:
-        if found.setdefault(link.judge.fingerprint, link.profile) != link.profile:
-            raise ConfigError(
-                f"Two sets of thresholds are given for {link.judge.fingerprint}.",
-                hint="Judges with one fingerprint share one profile, or none.",
-            )
-    return {fingerprint: profile for fingerprint, profile in found.items() if profile is not None}
-
-
 def _require_many(judges: Sequence[object], what: str) -> None:
     if len(judges) < 2:
         raise ConfigError(f"{what} needs at least two judges.", hint="Use the judge itself.")
@@ -296,6 +295,11 @@ def _require_alike(judges: Sequence[Judge]) -> None:
         raise ConfigError(
             "A mean cannot hold a chain: nobody could say whose verdicts it averages.",
             hint="Make a chain of means instead.",
+        )
+    if any(hasattr(one, "judges") for one in judges):
+        raise ConfigError(
+            "A mean stands inside a mean, or another judge made of several.",
+            hint="List its judges instead.",
         )
     sampled = [one.fingerprint.startswith(_SAMPLES) for one in judges]
     if any(sampled) and not all(sampled):

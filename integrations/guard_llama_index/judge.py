@@ -3,20 +3,21 @@
 import asyncio
 import inspect
 import json
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.llms import LLM, CustomLLM
 from openai.resources.chat.completions import Completions
 from pydantic import BaseModel
 
-from guard import ConfigError, Prompt, Query, Unmeasured, Verdict, read_verdict
+from guard import ConfigError, JudgeRejected, Prompt, Query, Unmeasured, Verdict, read_verdict
 from guard.judges.client_judge import ClientJudge, Conversation
-from guard.judges.connection import Connection, Post
+from guard.judges.connection import Connection, Post, close_on
 from guard.judges.dialect import Dialect, asked_of, first_guess
 from guard.judges.endpoint import Endpoint
 from guard.judges.failures import unsendable
@@ -44,13 +45,15 @@ class LlamaIndexJudge(ClientJudge):
     effort; its address, key, callbacks, ``additional_kwargs`` and (if it sets them) ``logprobs``
     and ``top_logprobs`` are kept. What its endpoint takes is learnt from error messages, as by
     `guard.judges.ChatJudge`. Clients that the LLM already has are shared, an asynchronous one with
-    the event loop that it belongs to; connections opened here end with their loop, or the judge.
+    the event loop that it belongs to, and never closed; connections opened here end with their
+    loop, or when the judge is closed.
 
     Args:
         llm: ``OpenAI``, ``AzureOpenAI``, ``OpenAILike(is_chat_model=True)``, or a class of your own
             whose ``chat`` takes OpenAI's parameters and puts the whole reply into ``raw``. What
             your class raises counts as a bug in it, unless it is an ``openai.OpenAIError`` or a
             ``JudgeError``; it must not retry on its own.
+        model_family: the model behind a name that does not tell, e.g. ``"gpt-5.4-mini"``.
         prompt: the words put to the judge, with the labels.
         min_mass: probability in [0, 1] that must go to the two labels together.
         top_logprobs: alternatives to ask for at each token, 1 to 20; fewer where it is known that
@@ -64,6 +67,7 @@ class LlamaIndexJudge(ClientJudge):
         self,
         llm: LLM,
         *,
+        model_family: str | None = None,
         prompt: Prompt = DEFAULT_PROMPT,
         min_mass: float = 0.5,
         top_logprobs: int = 20,
@@ -77,9 +81,9 @@ class LlamaIndexJudge(ClientJudge):
             connection,
             model=llm.metadata.model_name,
             signal="llama-index-logprobs",
-            parts=[prompt.fingerprint, min_mass, top_logprobs, _plain(self._set)],
+            parts=[model_family, prompt.fingerprint, min_mass, top_logprobs, _plain(self._set)],
         )
-        guess = first_guess(connection.base_url, self.name)
+        guess = first_guess(connection.base_url, self.name, model_family)
         k = min(top_logprobs, guess.top_logprobs)
         self._endpoint = Endpoint(replace(guess, top_logprobs=k))
 
@@ -104,7 +108,12 @@ class LlamaIndexJudge(ClientJudge):
                 min_mass=self._min_mass,
             )
 
-        return (yield from negotiate(self._endpoint, write, read, rendered))
+        try:
+            return (yield from negotiate(self._endpoint, write, read, rendered))
+        except JudgeRejected as error:
+            if error.status == 401:
+                error.hint = "The key is missing or wrong: it is the LLM's own api_key."
+            raise
 
 
 class _LlmConnection(Connection):
@@ -113,9 +122,11 @@ class _LlmConnection(Connection):
     def __init__(self, llm: LLM) -> None:
         super().__init__()
         self._llm = _for_verdicts(llm) if _speaks_openai(llm) else llm
+        given = (getattr(self._llm, name, None) for name in ("_client", "_http_client"))
+        self._shares_sync = self._llm is llm or any(client is not None for client in given)
         given = (getattr(self._llm, name, None) for name in ("_aclient", "_async_http_client"))
         self._shares_async = any(client is not None for client in given)
-        self._by_loop = dict[asyncio.AbstractEventLoop, tuple[LLM, AsyncGenerator[None]]]()
+        self._by_loop = dict[asyncio.AbstractEventLoop, _Lent]()
 
     @property
     def blocks(self) -> bool:
@@ -145,6 +156,17 @@ class _LlmConnection(Connection):
             response = await llm.achat(_messages(post.body), **self._options(post.body, end))
             return [_body_of(response.raw)]
 
+    def close(self) -> None:
+        """Closes what was opened here; on a running loop it does not wait for that loop's own."""
+        super().close()
+        client = None if self._shares_sync else getattr(self._llm, "_client", None)
+        if client is not None:
+            client.close()
+        for loop, (llm, _, pid) in list(self._by_loop.items()):
+            client = getattr(llm, "_aclient", None)
+            if client is not None and pid == os.getpid():
+                close_on(loop, client)
+
     def _options(self, body: Body, end: float) -> dict[str, Any]:
         named = {name: body[name] for name in _NAMED if name in body}
         extra = {name: body[name] for name in body.keys() - {*_NAMED, "model", "messages"}}
@@ -163,9 +185,15 @@ class _LlmConnection(Connection):
             for ended in [one for one in list(self._by_loop) if one.is_closed()]:
                 self._by_loop.pop(ended, None)
             llm = self._llm.model_copy()
-            self._by_loop[loop] = (llm, _keeper(llm))
-            await anext(self._by_loop[loop][1])
-        return self._by_loop[loop][0]
+            self._by_loop[loop] = _Lent(llm, _keeper(llm), os.getpid())
+            await anext(self._by_loop[loop].keeper)
+        return self._by_loop[loop].llm
+
+
+class _Lent(NamedTuple):
+    llm: LLM
+    keeper: AsyncGenerator[None]
+    pid: int
 
 
 @contextmanager

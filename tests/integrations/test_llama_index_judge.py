@@ -30,7 +30,7 @@ from llama_index.core.llms import (
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.llms.openai import OpenAI, OpenAIResponses
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient, DefaultHttpxClient
 from openai import OpenAI as Client
 from wire import Answer, Json, Request, Script, WireServer, chat, padded, token, verdict
 
@@ -91,10 +91,22 @@ both = pytest.mark.parametrize("measure", [sync, awaited])
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left_behind() -> Generator[None]:
+def _nothing_left_behind(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """Every judge is closed: a socket found by the garbage collector would fail another test."""
+    judges: list[LlamaIndexJudge] = []
+    begin = LlamaIndexJudge.__init__
+
+    def noted(judge: LlamaIndexJudge, *args: Any, **options: Any) -> None:
+        judges.append(judge)
+        begin(judge, *args, **options)
+
+    monkeypatch.setattr(LlamaIndexJudge, "__init__", noted)
     yield
     while shared_workers.abandoned:
         time.sleep(0.01)
+    for judge in judges:
+        if hasattr(judge, "connection"):  # Else it was refused.
+            judge.close()
 
 
 # ── Traps ────────────────────────────────────────────────────────────────────────────────────────
@@ -222,6 +234,15 @@ def test_a_reasoning_model_is_asked_not_to_reason(wire: Wire) -> None:
     assert (llm.reasoning_effort, llm.max_tokens) == ("high", 900)
 
 
+def test_a_family_stands_for_a_name_that_does_not_tell(wire: Wire) -> None:
+    """As for ChatJudge: a gateway's name for a reasoning model."""
+    server = wire(Answer(verdict(-0.1, -3.0, k=5)))
+    llm = an_llm(server, OpenAILike, model="our-judge")
+    sync(LlamaIndexJudge(llm, model_family="gpt-5.4-mini"))
+    [request] = server.requests
+    assert request.body["reasoning_effort"] == "none" and request.body["top_logprobs"] == 5
+
+
 @both
 def test_what_an_endpoint_takes_is_learnt(wire: Wire, measure: Measure) -> None:
     """A refused number of alternatives is corrected once, and remembered."""
@@ -277,8 +298,9 @@ def test_fingerprints_tell_judges_apart(wire: Wire) -> None:
         made(min_mass=0.4),
         made(top_logprobs=5),
         made(prompt=Prompt(max_context_chars=10)),
+        made(model_family="gpt-5.4-mini"),
     ]
-    assert len({made(), *others}) == 7
+    assert len({made(), *others}) == 8
     assert made({"additional_kwargs": {"metadata": object()}}) == made(
         {"additional_kwargs": {"metadata": object()}}
     )
@@ -335,6 +357,15 @@ def test_faults(wire: Wire, fault: str, measure: Measure) -> None:
     assert caught.value.kind == kind
     assert "canary" not in f"{caught.value} {caught.value.hint} {caught.value!r}"
     assert len(server.requests) == 1
+
+
+@both
+def test_a_wrong_key_is_that_of_the_llm(wire: Wire, measure: Measure) -> None:
+    """No variable and no file of ours holds it."""
+    with pytest.raises(JudgeRejected) as caught:
+        measure(LlamaIndexJudge(an_llm(wire(Answer(BOOM.body, status=401)))))
+    assert "the LLM's own api_key" in str(caught.value.hint)
+    assert "OPENAI_API_KEY" not in str(caught.value.hint)
 
 
 def test_a_reply_that_hangs(wire: Wire) -> None:
@@ -451,6 +482,98 @@ def test_a_closed_judge_rejects(wire: Wire) -> None:
         with pytest.raises(JudgeRejected, match="closed"):
             measure(judge)
     assert server.requests == []
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Client | AsyncOpenAI]:
+    """Every client that LlamaIndex opens."""
+    clients: list[Client | AsyncOpenAI] = []
+
+    def noting(kind: type[Any]) -> Callable[..., Any]:
+        def make(**options: Any) -> Any:
+            clients.append(kind(**options))
+            return clients[-1]
+
+        return make
+
+    monkeypatch.setattr("llama_index.llms.openai.base.SyncOpenAI", noting(Client))
+    monkeypatch.setattr("llama_index.llms.openai.base.AsyncOpenAI", noting(AsyncOpenAI))
+    return clients
+
+
+def test_closing_closes_what_the_judge_opened(
+    wire: Wire, opened: list[Client | AsyncOpenAI]
+) -> None:
+    """The blocking client, and the one of each loop that still runs: the one we are on as well."""
+    judge = LlamaIndexJudge(an_llm(wire(OK)))
+
+    async def asked(close: bool) -> None:
+        await judge.ajudge(QUERY, timeout=5)
+        if close:
+            await asyncio.to_thread(asyncio.run, asked(False))
+            assert [client.is_closed() for client in opened] == [False, False, True]
+            await judge.aclose()
+            assert all(client.is_closed() for client in opened)
+
+    sync(judge)
+    asyncio.run(asked(True))
+    assert len(opened) == 3
+    judge.close()  # Once more, with all loops ended.
+
+
+def test_closing_on_the_running_loop_does_not_wait(
+    wire: Wire, opened: list[Client | AsyncOpenAI]
+) -> None:
+    """It would wait for itself."""
+    judge = LlamaIndexJudge(an_llm(wire(OK)))
+
+    async def closed() -> float:
+        await judge.ajudge(QUERY, timeout=5)
+        started = time.monotonic()
+        judge.close()
+        seconds = time.monotonic() - started
+        await asyncio.sleep(0.05)
+        assert opened[0].is_closed()
+        return seconds
+
+    assert asyncio.run(closed()) < 0.5
+
+
+@pytest.mark.parametrize("given", ["used", "clients", "http clients"])
+def test_closing_leaves_the_callers_clients_open(
+    wire: Wire, opened: list[Client | AsyncOpenAI], given: str
+) -> None:
+    """Those that the LLM already had, whichever way it came by them."""
+    server = wire(OK)
+    https = (DefaultHttpxClient(), DefaultAsyncHttpxClient())
+    clients = (
+        Client(base_url=server.url, api_key=KEY),
+        AsyncOpenAI(base_url=server.url, api_key=KEY),
+    )
+    options: dict[str, dict[str, Any]] = {
+        "used": {},
+        "clients": {"openai_client": clients[0], "async_openai_client": clients[1]},
+        "http clients": {"http_client": https[0], "async_http_client": https[1]},
+    }
+    llm = an_llm(server, **options[given])
+    if given == "used":
+        for name in ("_get_client", "_get_aclient"):
+            _private(llm, name)()
+    judge = LlamaIndexJudge(llm)
+
+    async def asked() -> None:
+        await judge.ajudge(QUERY, timeout=5)
+        await judge.aclose()
+        assert not any(client.is_closed() for client in (*clients, *opened))
+        assert not any(http.is_closed for http in https)
+        for http in (clients[1], *(one for one in opened if isinstance(one, AsyncOpenAI))):
+            await http.close()
+        await https[1].aclose()
+
+    sync(judge)
+    asyncio.run(asked())
+    assert not any(isinstance(one, Client) and one.is_closed() for one in (*clients, *opened))
+    https[0].close()
 
 
 def test_an_endpoint_without_logprobs_is_not_asked_again(wire: Wire) -> None:

@@ -1,0 +1,103 @@
+"""A cache of verdicts in a file; see `guard.cache`."""
+
+import json
+import os
+import sqlite3
+import threading
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from guard._json import as_map
+from guard._require import require_number
+from guard.cache import MAX_ENTRIES
+from guard.errors import ConfigError
+from guard.verdict import Usage, Verdict
+
+
+class SqliteCache:
+    """Keeps verdicts in a file, which several processes may share; the file is private.
+
+    Args:
+        path: the file; it is made if it does not exist, its folder is not.
+        entries: how many at most; the oldest go.
+
+    Raises:
+        ConfigError: the file cannot be opened, or is no SQLite database.
+    """
+
+    blocks = True
+
+    def __init__(self, path: str | os.PathLike[str], *, entries: int = 100_000) -> None:
+        require_number("entries", entries, 1, MAX_ENTRIES, whole=True)
+        self.path, self._entries = Path(path), entries
+        self._lock = threading.Lock()
+        self._file: sqlite3.Connection | None = None
+        self._pid = 0
+        try:
+            self._open()
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(
+                f"The cache {str(path)!r} cannot be opened ({error}).",
+                hint="Name a file in a folder that exists and that this user may write to.",
+            ) from error
+
+    def get(self, key: str) -> Verdict | None:
+        """The verdict kept under ``key``, or ``None``."""
+        with self._lock, suppress(sqlite3.Error, OSError):
+            row = self._open().execute("SELECT verdict FROM verdicts WHERE key = ?", (key,))
+            found = row.fetchone()
+            return None if found is None else _read(found[0])
+        return None
+
+    def put(self, key: str, verdict: Verdict) -> None:
+        """Keeps a verdict."""
+        with self._lock, suppress(sqlite3.Error, OSError), self._open() as file:
+            file.execute(
+                "INSERT OR REPLACE INTO verdicts (key, verdict) VALUES (?, ?)",
+                (key, json.dumps(asdict(verdict))),
+            )
+            file.execute(
+                "DELETE FROM verdicts WHERE rowid <= (SELECT max(rowid) FROM verdicts) - ?",
+                (self._entries,),
+            )
+
+    def close(self) -> None:
+        """Closes the file; it is opened again at the next use."""
+        with self._lock:
+            if self._file is not None and self._pid == os.getpid():
+                self._file.close()
+            self._file = None
+
+    def _open(self) -> sqlite3.Connection:
+        """The connection of this process: one must not be carried over a fork."""
+        if self._file is None or self._pid != os.getpid():
+            # Made private before anything is in it; SQLite keeps the mode for its side files.
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+            if self._file is not None:
+                _inherited.append(self._file)
+            self._file = sqlite3.connect(self.path, timeout=1.0, check_same_thread=False)
+            self._file.execute("PRAGMA journal_mode = WAL")
+            self._file.execute("PRAGMA synchronous = NORMAL")
+            self._file.execute(_TABLE)
+            self._file.commit()
+            self._pid = os.getpid()
+        return self._file
+
+
+# Connections from before a fork: closing one in the child would end the parent's locks.
+_inherited = list[sqlite3.Connection]()
+
+_TABLE = "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, verdict TEXT NOT NULL)"
+
+
+def _read(text: str) -> Verdict | None:
+    """A kept verdict; ``None`` where the file holds something else: it is asked again then."""
+    try:
+        fields: dict[str, Any] = dict(as_map(json.loads(text)))
+        del fields["tried"]
+        usage = fields.pop("usage")
+        return Verdict(**fields, usage=None if usage is None else Usage(**usage))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
