@@ -70,6 +70,11 @@ class SqliteCache:
                 self._file.close()
             self._file = None
 
+    def __del__(self) -> None:
+        # Forgotten without `close`; where construction failed there is nothing yet.
+        if getattr(self, "_file", None) is not None:
+            self.close()
+
     def _open(self) -> sqlite3.Connection:
         """The connection of this process: one must not be carried over a fork."""
         if self._file is None or self._pid != os.getpid():

@@ -307,6 +307,7 @@ WRONG = [
     ("ask_underspecified = 1", "ask_underspecified", "is 1", "true or false"),
     (f'ask_underspecified = "{CANARY}"', "ask_underspecified", "is a text", "true or false"),
     ("both_orders = 0", "both_orders", "is 0", "true or false"),
+    ("cache = true", "cache", "is true", '"memory", or the path'),
     ("fallback = true", "fallback", "is true", "another deployment"),
     ('fallback = "nobody"', "fallback", "names no deployment", "Known: bot"),
     (f'fallback = "{CANARY}"', "fallback", "names no deployment", "Known: bot"),
@@ -1081,3 +1082,21 @@ def test_pydantic_stays_in_this_module() -> None:
     )
     loaded = json.loads(done.stdout)
     assert not {"pydantic", "pydantic_core", "openai", "numpy", "rich", "typer"} & {*loaded}
+
+
+def test_verdicts_are_kept_in_memory_or_in_a_file(file: Path) -> None:
+    """`cache` names either; a second gate finds what the first one left in the file."""
+    kept = file.parent / "verdicts"
+    for cache, found in (("memory", False), (str(kept), False), (str(kept), True)):
+        file.write_text(f"[deployment.a]\njudge = 'scripted:0.9'\ncache = '{cache}'\n")
+        gate = load_gate(file, environ={})
+        assert gate.check("When?", ["1932"]).cached is found
+        assert gate.check("When?", ["1932"]).cached is True
+
+
+def test_a_cache_that_cannot_be_opened_names_its_place(file: Path) -> None:
+    """The key, the path, and what to do."""
+    file.write_text("[deployment.a]\njudge = 'scripted:0.9'\ncache = '/nowhere/at/all'\n")
+    with pytest.raises(ConfigError, match=r"deployment\.a\.cache: .*cannot be opened") as caught:
+        load_gate(file, environ={})
+    assert caught.value.hint

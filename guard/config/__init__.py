@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from guard.config.cache import cache_of
 from guard.config.deployment import (
     Deployment,
     LabelTexts,
@@ -71,6 +72,7 @@ def load_gate(
         judge_of(chain, environ),
         settled.deployment.policy(),
         retry=Retry(attempts=settled.deployment.attempts),
+        cache=cache_of(settled),
         deployment=settled.name,
     )
 

@@ -127,6 +127,11 @@ class Table(_Part):
         description="the name of another deployment in this file, asked where this one's judge "
         "gives no verdict",
     )
+    cache: str | None = Field(
+        default=None,
+        pattern=r"\S",
+        description='"memory", or the path of a file in which verdicts are kept',
+    )
     answer_at: float = Field(
         default=DEFAULT_THRESHOLDS.answer_at,
         ge=0,
