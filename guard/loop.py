@@ -24,8 +24,8 @@ class LoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
 
-    def run(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
-        """The result of ``work``, which is cancelled after ``timeout`` seconds.
+    def run(self, work: Coroutine[Any, Any, T], timeout: float | None) -> T:
+        """The result of ``work``, which is cancelled after ``timeout`` seconds (``None`` = never).
 
         Raises:
             JudgeUnavailable: kind ``timeout``.

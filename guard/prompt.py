@@ -149,6 +149,11 @@ class Prompt:
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
+    @property
+    def shares_evidence(self) -> bool:
+        """Whether `render` begins with what `render_evidence` gives."""
+        return self.template.startswith(EVIDENCE_TEMPLATE)
+
     def swapped(self) -> "Prompt":
         """This prompt with the labels named in the other order.
 

@@ -26,6 +26,8 @@ class Answer:
         drip: seconds between single bytes of the body; 0 = send it whole.
         cut: close the connection after this many bytes of the body.
         hang: never send anything until the client goes away.
+        events: server-sent events in place of the body, each JSON; a number is a wait in seconds,
+            in which the server notices that the client goes away.
     """
 
     body: Json = None
@@ -35,16 +37,23 @@ class Answer:
     drip: float = 0.0
     cut: int | None = None
     hang: bool = False
+    events: Iterable[Json] | None = None
 
 
 @dataclass
 class Request:
-    """One request that the server has received."""
+    """One request that the server has received.
+
+    Attributes:
+        gone: set when the client has gone away before its answer was sent.
+        done: set when the server has finished with it, one way or the other.
+    """
 
     path: str
     headers: Mapping[str, str]
     body: Json
     gone: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
 
     @property
     def prompt(self) -> str:
@@ -97,6 +106,8 @@ class WireServer:
             _send(handler, request, answer)
         except (BrokenPipeError, ConnectionResetError):
             request.gone.set()
+        finally:
+            request.done.set()
 
     def close(self) -> None:
         del self._open[self._name]
@@ -144,6 +155,9 @@ class _Quiet(ThreadingHTTPServer):
 def _send(handler: BaseHTTPRequestHandler, request: Request, answer: Answer) -> None:
     if answer.hang or answer.delay:
         _wait(handler, request, 3600.0 if answer.hang else answer.delay)
+    if answer.events is not None:
+        _stream(handler, request, answer, answer.events)
+        return
     data = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
     handler.send_response(answer.status)
     for name, value in {"content-type": "application/json", **answer.headers}.items():
@@ -163,6 +177,24 @@ def _send(handler: BaseHTTPRequestHandler, request: Request, answer: Answer) -> 
         handler.wfile.write(bytes([byte]))
         handler.wfile.flush()
         _wait(handler, request, answer.drip)
+
+
+def _stream(
+    handler: BaseHTTPRequestHandler, request: Request, answer: Answer, events: Iterable[Json]
+) -> None:
+    handler.send_response(answer.status)
+    headers = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
+    for name, value in {**headers, **answer.headers}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    for event in itertools.chain(events, ["[DONE]"]):
+        if isinstance(event, float | int):
+            _wait(handler, request, event)
+            continue
+        data = f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n".encode()
+        handler.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+        handler.wfile.flush()
+    handler.wfile.write(b"0\r\n\r\n")
 
 
 def _wait(handler: BaseHTTPRequestHandler, request: Request, seconds: float) -> None:
@@ -242,6 +274,18 @@ def chat(*tokens: dict[str, Json], content: str | None = None, **choice: Json) -
             }
         ],
         "usage": {"prompt_tokens": 90, "completion_tokens": 1, "total_tokens": 91},
+    }
+
+
+def delta(text: str) -> dict[str, Json]:
+    """One event of a streamed chat completion."""
+    choice = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "wire-model",
+        "choices": [choice],
     }
 
 

@@ -3,7 +3,29 @@
 from typing import TYPE_CHECKING
 
 try:
+    from guard_llama_index.chat_engine import GuardedChatEngine
+    from guard_llama_index.clarifier import Clarifier
+    from guard_llama_index.evaluator import SufficientContextEvaluator
+    from guard_llama_index.events import GuardDecisionEvent
+    from guard_llama_index.postprocessor import (
+        ContextsInsufficient,
+        GuardPostprocessor,
+        response_of,
+    )
+    from guard_llama_index.prefix import ANSWER_TEMPLATE
+    from guard_llama_index.prompts import update_prompts
     from guard_llama_index.query_engine import GuardedQueryEngine
+    from guard_llama_index.synthesizer import GuardedSynthesizer
+    from guard_llama_index.tool import GuardedQueryTool
+    from guard_llama_index.workflow import (
+        AnswerEvent,
+        ClarifyEvent,
+        ContextsEvent,
+        GuardedWorkflow,
+        JudgedEvent,
+        RefuseEvent,
+        judged,
+    )
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "llama_index":
         raise
@@ -14,7 +36,28 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from guard_llama_index.judge import LlamaIndexJudge
 
-__all__ = ["GuardedQueryEngine", "LlamaIndexJudge"]
+__all__ = [
+    "ANSWER_TEMPLATE",
+    "AnswerEvent",
+    "Clarifier",
+    "ClarifyEvent",
+    "ContextsEvent",
+    "ContextsInsufficient",
+    "GuardDecisionEvent",
+    "GuardPostprocessor",
+    "GuardedChatEngine",
+    "GuardedQueryEngine",
+    "GuardedQueryTool",
+    "GuardedSynthesizer",
+    "GuardedWorkflow",
+    "JudgedEvent",
+    "LlamaIndexJudge",
+    "RefuseEvent",
+    "SufficientContextEvaluator",
+    "judged",
+    "response_of",
+    "update_prompts",
+]
 
 
 def __getattr__(name: str) -> object:

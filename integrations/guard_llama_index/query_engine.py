@@ -1,32 +1,35 @@
 """A query engine that has its contexts judged before it answers."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.response import schema
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.query_engine import SimpleMultiModalQueryEngine, TransformQueryEngine
 from llama_index.core.response_synthesizers import Generation, SimpleSummarize
-from llama_index.core.response_synthesizers.context_only import ContextOnly
-from llama_index.core.response_synthesizers.no_text import NoText
-from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from guard import ConfigError, Decision, Gate
+from guard import ConfigError, Gate
+from guard_llama_index.answering import Answering, Mode, Writer
+from guard_llama_index.judging import Judging, Lang
+from guard_llama_index.prefix import prompt_of, sharing
+from guard_llama_index.prompts import DeepPrompts
+from guard_llama_index.responses import Nodes, streams
+from guard_llama_index.synthesizer import GuardedSynthesizer
 
-Nodes = list[NodeWithScore]
-Lang = str | Callable[[QueryBundle], str | None] | None
 MoreNodes = Sequence[NodeWithScore] | None
 Split = Callable[[Nodes], Nodes] | None
 
 _SEAMS = ("retrieve", "synthesize", "asynthesize")  # What the guard calls.
 _ENTRIES = ("query", "aquery", "_query", "_aquery")  # What it replaces.
-_PLAIN = (NoText, ContextOnly)  # They never stream, whatever they are told.
 
 
-class GuardedQueryEngine(BaseQueryEngine):
+class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
     """Retrieves, has the contexts judged, and lets the engine answer only where they suffice.
 
         gate = Gate(judge, Policy(thresholds=Thresholds(answer_at=0.85, refuse_below=0.30)))
@@ -47,6 +50,12 @@ class GuardedQueryEngine(BaseQueryEngine):
         gate: decides.
         streaming: whether messages are streamed; ``None`` = as the inner engine streams.
         lang: the language (BCP 47) of messages, or a function that tells it of a query.
+        mode: ``"before"``, or ``"parallel"``: write while the judge decides, and hold it back. A
+            synchronous query then takes the engine's asynchronous path.
+        retry_retrieval: asked once where the first nodes do not suffice, e.g. a retriever with a
+            larger ``similarity_top_k``; the union is judged, and the record holds both verdicts.
+        texts_in_events: whether `GuardDecisionEvent` carries question and passages.
+        share_prefix: whether the answer prompt begins with the judge's; see `GuardedSynthesizer`.
 
     Raises:
         ConfigError: ``engine`` cannot be guarded or ``gate`` is not a gate; or a query is blank.
@@ -60,11 +69,21 @@ class GuardedQueryEngine(BaseQueryEngine):
         *,
         streaming: bool | None = None,
         lang: Lang = None,
+        mode: Mode = "before",
+        retry_retrieval: BaseRetriever | None = None,
+        texts_in_events: bool = False,
+        share_prefix: bool = False,
     ) -> None:
-        _require_guardable(engine, gate)
-        self._engine, self._gate, self._streaming, self._lang = engine, gate, streaming, lang
+        self._answering = Answering(Judging(gate, lang, texts_in_events), mode)
+        _require_guardable(engine)
+        _require_retriever(retry_retrieval)
+        self._engine, self._streaming, self._more = engine, streaming, retry_retrieval
         # Citation engines split the nodes before they show them to the model.
         self._split: Split = getattr(engine, "_create_citation_nodes", None)
+        if share_prefix and self._split is not None:
+            why = f"{type(engine).__name__} splits its nodes, so that no prefix can be shared."
+            raise ConfigError(why, hint="Leave share_prefix out.")
+        self._prompt = prompt_of(gate) if share_prefix else None
         super().__init__(callback_manager=engine.callback_manager)
 
     @property
@@ -75,7 +94,7 @@ class GuardedQueryEngine(BaseQueryEngine):
     @property
     def gate(self) -> Gate:
         """What decides."""
-        return self._gate
+        return self._answering.judging.gate
 
     @property
     def retriever(self) -> BaseRetriever | None:
@@ -86,8 +105,17 @@ class GuardedQueryEngine(BaseQueryEngine):
         """The inner engine with another retriever, behind the same gate."""
         if (change := getattr(self._engine, "with_retriever", None)) is None:
             raise ConfigError(f"{type(self._engine).__name__} cannot change its retriever.")
-        inner = change(retriever)
-        return GuardedQueryEngine(inner, self._gate, streaming=self._streaming, lang=self._lang)
+        judging = self._answering.judging
+        return GuardedQueryEngine(
+            change(retriever),
+            judging.gate,
+            streaming=self._streaming,
+            lang=judging.lang,
+            mode=self._answering.mode,
+            retry_retrieval=self._more,
+            texts_in_events=judging.texts_in_events,
+            share_prefix=self._prompt is not None,
+        )
 
     def retrieve(self, query_bundle: QueryBundle) -> Nodes:
         """What the inner engine retrieves, not yet judged."""
@@ -104,28 +132,52 @@ class GuardedQueryEngine(BaseQueryEngine):
         self, query_bundle: QueryBundle, nodes: Nodes, additional_source_nodes: MoreNodes = None
     ) -> schema.RESPONSE_TYPE:
         """The inner engine's answer from ``nodes`` if they suffice, else the policy's message."""
-        shown = self._split(nodes) if self._split else nodes
-        decision = self._gate.check(
-            query_bundle.query_str, _texts(shown), lang=self._language(query_bundle)
-        )
-        if not decision.passes:
-            return self._told(decision, [*shown, *(additional_source_nodes or ())], awaited=False)
-        answer = self._engine.synthesize(query_bundle, nodes, additional_source_nodes)
-        return _recorded(answer, decision)
+        writer = self._writer(query_bundle, additional_source_nodes)
+        return self._answering.answer(query_bundle, nodes, writer)
 
     async def asynthesize(
         self, query_bundle: QueryBundle, nodes: Nodes, additional_source_nodes: MoreNodes = None
     ) -> schema.RESPONSE_TYPE:
         """As `synthesize`."""
-        # Splitting is computation, which must not hold up the event loop.
-        shown = await asyncio.to_thread(self._split, nodes) if self._split else nodes
-        decision = await self._gate.acheck(
-            query_bundle.query_str, _texts(shown), lang=self._language(query_bundle)
+        writer = self._writer(query_bundle, additional_source_nodes)
+        return await self._answering.aanswer(query_bundle, nodes, writer)
+
+    def _writer(self, query: QueryBundle, sources: MoreNodes) -> Writer:
+        def write(nodes: Nodes) -> schema.RESPONSE_TYPE:
+            return self._engine.synthesize(query, nodes, sources)
+
+        async def awrite(nodes: Nodes) -> schema.RESPONSE_TYPE:
+            return await self._engine.asynthesize(query, nodes, sources)
+
+        more = self._more
+        writer = Writer(
+            write,
+            awrite,
+            self._streams(),
+            shown=self._split,
+            more=None if more is None else partial(self._retrieve_more, more, query),
+            amore=None if more is None else partial(self._aretrieve_more, more, query),
+            sources=sources or (),
         )
-        if not decision.passes:
-            return self._told(decision, [*shown, *(additional_source_nodes or ())], awaited=True)
-        answer = await self._engine.asynthesize(query_bundle, nodes, additional_source_nodes)
-        return _recorded(answer, decision)
+        return writer if self._prompt is None else sharing(writer, self._prompt, query)
+
+    # What is retrieved later goes through the inner engine's postprocessors too: they may mask
+    # what the model must not see.
+
+    def _retrieve_more(self, retriever: BaseRetriever, query: QueryBundle) -> Nodes:
+        nodes = retriever.retrieve(query)
+        for each in self._postprocessors():
+            nodes = each.postprocess_nodes(nodes, query)
+        return nodes
+
+    async def _aretrieve_more(self, retriever: BaseRetriever, query: QueryBundle) -> Nodes:
+        nodes = await retriever.aretrieve(query)
+        for each in self._postprocessors():
+            nodes = await each.apostprocess_nodes(nodes, query)
+        return nodes
+
+    def _postprocessors(self) -> Sequence[BaseNodePostprocessor]:
+        return getattr(self._engine, "_node_postprocessors", None) or ()
 
     def _query(self, query_bundle: QueryBundle) -> schema.RESPONSE_TYPE:
         asked: dict[str, object] = {EventPayload.QUERY_STR: query_bundle.query_str}
@@ -144,44 +196,21 @@ class GuardedQueryEngine(BaseQueryEngine):
     def _get_prompt_modules(self) -> PromptMixinType:
         return {"query_engine": self._engine}
 
-    def _told(self, decision: Decision, sources: Nodes, *, awaited: bool) -> schema.RESPONSE_TYPE:
-        message = decision.message or ""
-        response: schema.RESPONSE_TYPE = schema.Response(message)
-        if self._streams() and awaited:
-            response = schema.AsyncStreamingResponse(_tokens(message))
-        elif self._streams():
-            response = schema.StreamingResponse(token for token in [message])
-        response.source_nodes = sources
-        response.metadata = {each.node.node_id: each.node.metadata for each in sources}
-        return _recorded(response, decision)
-
-    def _language(self, query_bundle: QueryBundle) -> str | None:
-        return self._lang(query_bundle) if callable(self._lang) else self._lang
-
     def _streams(self) -> bool:
         if self._streaming is not None:
             return self._streaming
-        writer = getattr(self._engine, "_response_synthesizer", None)
-        return not isinstance(writer, _PLAIN) and bool(getattr(writer, "_streaming", False))
+        return streams(getattr(self._engine, "_response_synthesizer", None))
 
 
-def _texts(nodes: Nodes) -> list[str]:
-    # The answer prompt holds this text; a plain get_content() lacks the metadata.
-    return [each.node.get_content(metadata_mode=MetadataMode.LLM) for each in nodes]
+def _require_retriever(retriever: object) -> None:
+    if retriever is not None and not isinstance(retriever, BaseRetriever):
+        raise ConfigError(
+            f"`retry_retrieval` is {type(retriever).__name__}, not a retriever.",
+            hint="E.g. index.as_retriever(similarity_top_k=20).",
+        )
 
 
-def _recorded(response: schema.RESPONSE_TYPE, decision: Decision) -> schema.RESPONSE_TYPE:
-    response.metadata = {**(response.metadata or {}), "guard": decision.to_dict()}
-    return response
-
-
-async def _tokens(message: str) -> AsyncGenerator[str]:
-    yield message
-
-
-def _require_guardable(engine: object, gate: object) -> None:
-    if not isinstance(gate, Gate):
-        raise ConfigError(f"{type(gate).__name__} is not a gate.", hint="Pass a guard.Gate.")
+def _require_guardable(engine: object) -> None:
     name = type(engine).__name__
     if not isinstance(engine, BaseQueryEngine):
         raise ConfigError(f"{name} is not a query engine.", hint="E.g. index.as_query_engine().")
@@ -195,6 +224,8 @@ def _require_guardable(engine: object, gate: object) -> None:
     images = any(getattr(part, "_multimodal", False) for part in (engine, writer))
     if images or isinstance(engine, SimpleMultiModalQueryEngine):
         raise ConfigError(f"{name} is multimodal, but judges read text only.")
+    if isinstance(writer, GuardedSynthesizer):
+        raise ConfigError(f"{name} has a guarded synthesizer already.", hint="One gate is enough.")
     if isinstance(writer, Generation | SimpleSummarize):  # It drops the contexts, or cuts them.
         why = f"{name} writes without its contexts, or a part of them ({type(writer).__name__})."
         raise ConfigError(why, hint='Use response_mode="compact", which shows all of them.')

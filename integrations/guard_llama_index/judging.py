@@ -1,0 +1,104 @@
+"""Judging: what every seam does before an answer is written, in one place."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index_instrumentation import get_dispatcher
+
+from guard import ConfigError, Decision, Gate, JudgeError
+from guard_llama_index.events import GuardDecisionEvent
+from guard_llama_index.responses import texts_of
+
+dispatcher = get_dispatcher(__name__)
+
+Lang = str | Callable[[QueryBundle], str | None] | None
+Turns = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One query to judge. Its texts are not part of its ``repr``: tracers record arguments."""
+
+    query: QueryBundle = field(repr=False)
+    nodes: Sequence[NodeWithScore] = field(repr=False)
+    history: Turns = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """A gate, and what an application wants of it.
+
+    Attributes:
+        gate: decides.
+        lang: the language (BCP 47) of messages, or a function that tells it of a query.
+        texts_in_events: whether `GuardDecisionEvent` carries question and passages.
+    """
+
+    gate: Gate
+    lang: Lang = None
+    texts_in_events: bool = False
+
+    def __post_init__(self) -> None:
+        _require_gate(self.gate)
+
+    def decide(
+        self, query: QueryBundle, nodes: Sequence[NodeWithScore], history: Turns = ()
+    ) -> Decision:
+        """One query's decision; also an event, inside a span of its own."""
+        return _decide(self, Asked(query, nodes, history))
+
+    async def adecide(
+        self, query: QueryBundle, nodes: Sequence[NodeWithScore], history: Turns = ()
+    ) -> Decision:
+        """As `decide`."""
+        return await _adecide(self, Asked(query, nodes, history))
+
+    def language(self, query: QueryBundle) -> str | None:
+        """The language of a query's messages."""
+        return self.lang(query) if callable(self.lang) else self.lang
+
+    def tell(self, decision: Decision) -> Decision:
+        """Puts a decision on the dispatcher."""
+        dispatcher.event(GuardDecisionEvent.of(decision, texts=self.texts_in_events))
+        return decision
+
+    @contextmanager
+    def telling(self) -> Generator[None]:
+        """Puts the decision of a query that was not measured there too, if the policy raises."""
+        try:
+            yield
+        except JudgeError as error:
+            if isinstance(error.decision, Decision):
+                self.tell(error.decision)
+            raise
+
+
+def _require_gate(gate: object) -> None:
+    if not isinstance(gate, Gate):
+        raise ConfigError(f"{type(gate).__name__} is not a gate.", hint="Pass a guard.Gate.")
+
+
+@dispatcher.span
+def _decide(judging: Judging, asked: Asked) -> Decision:
+    with judging.telling():
+        decision = judging.gate.check(
+            asked.query.query_str,
+            texts_of(asked.nodes),
+            history=asked.history,
+            lang=judging.language(asked.query),
+        )
+    return judging.tell(decision)
+
+
+@dispatcher.span
+async def _adecide(judging: Judging, asked: Asked) -> Decision:
+    with judging.telling():
+        decision = await judging.gate.acheck(
+            asked.query.query_str,
+            texts_of(asked.nodes),
+            history=asked.history,
+            lang=judging.language(asked.query),
+        )
+    return judging.tell(decision)
