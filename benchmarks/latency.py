@@ -1,17 +1,20 @@
 """Time to first token and tokens spent, side by side: unguarded, before, parallel, cached, and what
 one would reach for otherwise.
 
-    python benchmarks/latency.py [--queries 40] [--judge 0.3] [--first 0.4] [--streams 0] [--json]
+    python benchmarks/latency.py [--queries 40] [--judge 0.3] [--first 0.4] [--streams 0] [--llama]
 
 A LlamaIndex engine over fixed nodes streams from a chat endpoint with set delays
 (benchmarks/delay_server.py, a process of its own). All kinds of engines take turns in one run, so
 that what the machine does meanwhile is shared by all. With --streams N it also opens N streams at
-once, guarded and not, and prints throughput, memory, and what is left open afterwards.
+once, guarded and not, and prints throughput, memory, and what is left open afterwards. With --llama
+the same is measured on a real llama.cpp (SmolLM2-135M, whose every verdict is let pass), where the
+shared prefix shows: judge and writer read the same passages.
 """
 
 import argparse
 import asyncio
 import gc
+import importlib
 import json
 import platform
 import resource
@@ -39,10 +42,11 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyped]
 from openai import AsyncOpenAI
 
-from guard import Gate, Policy
+from guard import Gate, Policy, Thresholds
 from guard.cache import MemoryCache
 from guard.judges import ChatJudge
-from guard_llama_index import GuardedQueryEngine
+from guard.judges.embedded import weights
+from guard_llama_index import ANSWER_TEMPLATE, GuardedQueryEngine
 from guard_llama_index.answering import Mode
 
 NODES = [
@@ -62,6 +66,19 @@ class FixedRetriever(BaseRetriever):
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return NODES
+
+
+class FreshRetriever(BaseRetriever):
+    """Finds other nodes for every question, so that no prompt was read before."""
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        text = (
+            "{0}: the harbour with the number {1} has a quay of {1} metres and a lamp at its end. "
+        )
+        return [
+            NodeWithScore(node=TextNode(text=text.format(query_bundle.query_str, number) * 4))
+            for number in range(6)
+        ]
 
 
 @dataclass(frozen=True)
@@ -98,21 +115,31 @@ def served(*options: str) -> Generator[Endpoint]:
         process.stdout.close()
 
 
-def engine_of(endpoint: Endpoint, *, streaming: bool = True) -> RetrieverQueryEngine:
+def engine_of(
+    endpoint: Endpoint,
+    *,
+    streaming: bool = True,
+    retriever: BaseRetriever | None = None,
+    **options: Any,
+) -> RetrieverQueryEngine:
     """An engine that streams from the endpoint."""
     llm = OpenAILike(
-        model="m", api_base=endpoint.url, api_key="k", is_chat_model=True, max_retries=0
+        model="m",
+        api_base=endpoint.url,
+        api_key="k",
+        is_chat_model=True,
+        max_retries=0,
+        max_tokens=16,
     )
-    writer = get_response_synthesizer(llm=llm, streaming=streaming)
-    return RetrieverQueryEngine(FixedRetriever(), response_synthesizer=writer)
+    writer = get_response_synthesizer(llm=llm, streaming=streaming, **options)
+    return RetrieverQueryEngine(retriever or FixedRetriever(), response_synthesizer=writer)
 
 
 @asynccontextmanager
-async def judge_of(endpoint: Endpoint) -> AsyncGenerator[ChatJudge]:
+async def judge_of(endpoint: Endpoint, **options: Any) -> AsyncGenerator[ChatJudge]:
     """A judge on the same endpoint."""
-    judge = ChatJudge(
-        AsyncOpenAI(base_url=endpoint.url, api_key="k"), model="m", close_clients=True
-    )
+    client = AsyncOpenAI(base_url=endpoint.url, api_key="k")
+    judge = ChatJudge(client, model="m", close_clients=True, **options)
     yield judge
     await judge.aclose()
 
@@ -284,6 +311,46 @@ async def _rush(name: str, ask: Callable[[str], Awaitable[Any]], streams: int) -
     }
 
 
+async def on_llama(queries: int) -> list[dict[str, Any]]:
+    """Time to first token on a real model: the passages are what takes the time."""
+    with llama() as endpoint:
+        async with judge_of(endpoint, min_mass=0.0) as judge:
+            gate = Gate(judge, Policy(thresholds=Thresholds(0.0, 0.0), deadline=120.0))
+            fresh = FreshRetriever()
+            engines: dict[str, BaseQueryEngine] = {
+                "unguarded": engine_of(endpoint, retriever=fresh),
+                "before": GuardedQueryEngine(engine_of(endpoint, retriever=fresh), gate),
+                "before, shared prefix": GuardedQueryEngine(
+                    engine_of(endpoint, retriever=fresh, text_qa_template=ANSWER_TEMPLATE),
+                    gate,
+                    share_prefix=True,
+                ),
+                "parallel": GuardedQueryEngine(
+                    engine_of(endpoint, retriever=fresh), gate, mode="parallel"
+                ),
+            }
+            times: dict[str, list[float]] = {name: [] for name in engines}
+            for number in range(queries):
+                for name, engine in engines.items():
+                    first, _ = await first_token(engine, QUESTION.format(f"{name} {number}"))
+                    times[name].append(first)
+    none = dict.fromkeys(engines, [0, 0, 0])
+    return [_row(name, times, none[name], queries) for name in engines]
+
+
+@contextmanager
+def llama() -> Generator[Endpoint]:
+    """A real llama.cpp server, in this process."""
+    xllamacpp: Any = importlib.import_module("xllamacpp")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(weights())
+    params.n_ctx, params.n_parallel, params.verbosity = 8192, 2, 0
+    params.hostnames, params.port = ["127.0.0.1"], 0
+    server = xllamacpp.Server(params)
+    yield Endpoint(int(str(server.listening_address).rpartition(":")[2]))
+    del server
+
+
 def _delays(options: argparse.Namespace) -> list[str]:
     names = ("judge", "first", "gap", "tokens")
     return [part for name in names for part in (f"--{name}", str(getattr(options, name)))]
@@ -297,16 +364,21 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=float, default=default, help="seconds")
     parser.add_argument("--tokens", type=int, default=20)
     parser.add_argument("--streams", type=int, default=0)
+    parser.add_argument("--llama", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with served(*_delays(options)) as endpoint:
         rows = asyncio.run(measure(endpoint, options.queries))
         rush = asyncio.run(crowd(endpoint, options.streams)) if options.streams else []
     cost = asyncio.run(refused(options))
+    real = asyncio.run(on_llama(options.queries)) if options.llama else []
     if options.json:
-        print(json.dumps({"first_token": rows, "refusal": cost, "crowd": rush}))
+        print(json.dumps({"first_token": rows, "refusal": cost, "crowd": rush, "llama": real}))
         return
     _show(options, rows, cost, rush)
+    for row in real:
+        figures = (row["first_p50"], row["first_p95"], row["ratio"])
+        print(f"llama.cpp, {row['kind']:22}" + "".join(f"{one:>11.3f}" for one in figures))
 
 
 def _show(

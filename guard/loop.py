@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
-from guard.errors import out_of_time
+from guard.errors import ConfigError, out_of_time
 
 T = TypeVar("T")
 
@@ -29,7 +29,14 @@ class LoopThread:
 
         Raises:
             JudgeUnavailable: kind ``timeout``.
+            ConfigError: called on the loop itself.
         """
+        if self._is_here():
+            work.close()
+            raise ConfigError(
+                "A blocking call on rag-guard's own event loop would wait for itself.",
+                hint="Inside a retriever or writer, await the asynchronous methods.",
+            )
         future = asyncio.run_coroutine_threadsafe(work, self.loop())
         try:
             return future.result(timeout)
@@ -41,6 +48,12 @@ class LoopThread:
             raise out_of_time() from None
         finally:
             future.cancel()
+
+    def _is_here(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self.loop()
+        except RuntimeError:
+            return False
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop itself, started if need be."""

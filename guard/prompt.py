@@ -88,12 +88,14 @@ class Rendered:
     Attributes:
         text: the content of the single user message.
         coverage: share in [0, 1] of the contexts' characters that it holds.
+        taken: which of the contexts it holds, by their places.
         mark: the text that only this prompt's delimiters hold.
     """
 
     text: str
     coverage: float
     mark: str
+    taken: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,7 @@ class Prompt:
 
     def _render(self, template: str, query: Query) -> Rendered:
         contexts = [clean(context) for context in query.contexts]
-        packed, coverage = self._pack(contexts)
+        taken, coverage = self._pack(contexts)
         conversation = _conversation(query)
         mark = self._mark([*contexts, conversation])
         text = self._fill(
@@ -193,31 +195,32 @@ class Prompt:
             {
                 "context_str": "\n".join(
                     _between(f"passage {number}", mark, text)
-                    for number, text in enumerate(packed, start=1)
+                    for number, text in enumerate((contexts[at] for at in taken), start=1)
                 ),
                 "query_str": _between("question", mark, conversation),
                 "mark": mark,
             },
         )
-        return Rendered(text, coverage, mark)
+        return Rendered(text, coverage, mark, tuple(taken))
 
-    def _pack(self, contexts: Sequence[str]) -> tuple[Sequence[str], float]:
+    def _pack(self, contexts: Sequence[str]) -> tuple[Sequence[int], float]:
+        """Which contexts fit, by their places, and the share of characters that they are."""
         total = sum(map(len, contexts))
         if self.max_context_chars is None or total <= self.max_context_chars:
-            return contexts, 1.0
-        room, taken = self.max_context_chars, list[str]()
-        for context in contexts:
+            return range(len(contexts)), 1.0
+        room, taken = self.max_context_chars, list[int]()
+        for place, context in enumerate(contexts):
             if len(context) <= room:
-                taken.append(context)
+                taken.append(place)
                 room -= len(context)
-        if not any(text.strip() for text in taken):
+        if not any(contexts[place].strip() for place in taken):
             # A judge shown nothing would say "insufficient", and that would be our doing.
             raise Unmeasured(
                 f"No passage fits into max_context_chars={self.max_context_chars}.",
                 kind="context_too_long",
                 hint="Raise the limit, or split the documents into smaller passages.",
             )
-        return taken, sum(map(len, taken)) / total
+        return taken, sum(len(contexts[place]) for place in taken) / total
 
     def _mark(self, texts: Sequence[str]) -> str:
         """A delimiter that none of these texts can hold: it depends on every one of them."""

@@ -53,7 +53,9 @@ class SqliteCache:
 
     def put(self, key: str, verdict: Verdict) -> None:
         """Keeps a verdict."""
-        with self._lock, suppress(sqlite3.Error, OSError), self._open() as file:
+        # A number of a kind that JSON does not know, as numpy has, is not worth failing for.
+        odd = (TypeError, ValueError)
+        with self._lock, suppress(sqlite3.Error, OSError, *odd), self._open() as file:
             file.execute(
                 "INSERT OR REPLACE INTO verdicts (key, verdict) VALUES (?, ?)",
                 (key, json.dumps(asdict(verdict))),
@@ -79,7 +81,7 @@ class SqliteCache:
         """The connection of this process: one must not be carried over a fork."""
         if self._file is None or self._pid != os.getpid():
             # Made private before anything is in it; SQLite keeps the mode for its side files.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+            _make_private(self.path)
             if self._file is not None:
                 _inherited.append(self._file)
             self._file = sqlite3.connect(self.path, timeout=1.0, check_same_thread=False)
@@ -89,6 +91,14 @@ class SqliteCache:
             self._file.commit()
             self._pid = os.getpid()
         return self._file
+
+
+def _make_private(path: Path) -> None:
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)  # It may have been there before; who can write can plant.
+    finally:
+        os.close(descriptor)
 
 
 # Connections from before a fork: closing one in the child would end the parent's locks.

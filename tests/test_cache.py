@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -281,3 +282,19 @@ def test_keys_are_hashes() -> None:
     """A lone surrogate crashes nothing, and no text shows."""
     key = cache_key("f", Query.of("\ud800?", ["x"], history=[("user", "\ud800")]))
     assert len(key) == 64 and int(key, 16)
+
+
+def test_a_file_that_was_open_to_all_is_made_private(tmp_path: Path) -> None:
+    """Whoever can write to it could plant verdicts."""
+    path = tmp_path / "verdicts"
+    path.touch(mode=0o666)
+    path.chmod(0o666)
+    SqliteCache(path).put("a", VERDICT)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_json_cannot_say_is_not_kept(tmp_path: Path) -> None:
+    """A judge's odd kind of number costs a hit, not the query."""
+    cache = SqliteCache(tmp_path / "verdicts")
+    cache.put("a", replace(VERDICT, p_true=Fraction(9, 10)))  # type: ignore[arg-type]
+    assert cache.get("a") is None

@@ -122,7 +122,8 @@ def _result(
         query=asked.query_str,
         contexts=texts_of(nodes),
         response=response,
-        passing=decision.route is Route.ANSWER,
+        # A policy may let an unmeasured query pass; an evaluation may not.
+        passing=decision.route is Route.ANSWER and not decision.unmeasured,
         score=0.0 if decision.reason is Reason.NO_CONTEXTS else decision.probability,
         feedback=decision.detail,
         invalid_result=decision.unmeasured,

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from llama_index.core.base.response import schema
 
-from guard import ConfigError, Decision
+from guard import Decision
 from guard.loop import shared_loop
 from guard_llama_index.responses import Response, recorded
 
@@ -142,6 +142,7 @@ async def _read(
             async for token in stream:
                 await room.acquire()
                 queue.put_nowait(token)
+                await asyncio.sleep(0)  # One that never waits could not be cancelled otherwise.
         except asyncio.CancelledError:
             await _cancelled_inside(stream)
             raise
@@ -213,12 +214,6 @@ class BlockingStream(Generator[str, None, None]):
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    with suppress(RuntimeError):  # There is no running loop, as a rule.
-        if asyncio.get_running_loop() is shared_loop.loop():
-            raise ConfigError(
-                "A synchronous query inside another one, both parallel, would wait for itself.",
-                hint="Inside a retriever or writer, await the asynchronous methods.",
-            )
     return shared_loop.run(work(), None)
 
 

@@ -17,7 +17,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from guard import ConfigError, Gate
 from guard_llama_index.answering import Answering, Mode, Writer
 from guard_llama_index.judging import Judging, Lang
-from guard_llama_index.prefix import prompt_of, sharing
+from guard_llama_index.prefix import prompt_of, sharing, window_of
 from guard_llama_index.prompts import DeepPrompts
 from guard_llama_index.responses import Nodes, streams
 from guard_llama_index.synthesizer import GuardedSynthesizer
@@ -51,7 +51,9 @@ class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
         streaming: whether messages are streamed; ``None`` = as the inner engine streams.
         lang: the language (BCP 47) of messages, or a function that tells it of a query.
         mode: ``"before"``, or ``"parallel"``: write while the judge decides, and hold it back. A
-            synchronous query then takes the engine's asynchronous path.
+            synchronous query then takes the engine's asynchronous path, on a loop of ours: use one
+            LLM object for synchronous queries or for asynchronous ones. The model's asynchronous
+            methods must not block: one that does holds up the judge too.
         retry_retrieval: asked once where the first nodes do not suffice, e.g. a retriever with a
             larger ``similarity_top_k``; the union is judged, and the record holds both verdicts.
         texts_in_events: whether `GuardDecisionEvent` carries question and passages.
@@ -83,7 +85,7 @@ class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
         if share_prefix and self._split is not None:
             why = f"{type(engine).__name__} splits its nodes, so that no prefix can be shared."
             raise ConfigError(why, hint="Leave share_prefix out.")
-        self._prompt = prompt_of(gate) if share_prefix else None
+        self._prompt = prompt_of(gate, engine, mode) if share_prefix else None
         super().__init__(callback_manager=engine.callback_manager)
 
     @property
@@ -159,7 +161,9 @@ class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
             amore=None if more is None else partial(self._aretrieve_more, more, query),
             sources=sources or (),
         )
-        return writer if self._prompt is None else sharing(writer, self._prompt, query)
+        if self._prompt is None:
+            return writer
+        return sharing(writer, self._prompt, query, window_of(self._engine))
 
     # What is retrieved later goes through the inner engine's postprocessors too: they may mask
     # what the model must not see.

@@ -12,7 +12,7 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 from guard import ConfigError, Gate
 from guard_llama_index.answering import Answering, Mode, Writer
 from guard_llama_index.judging import Judging, Lang
-from guard_llama_index.prefix import prompt_of, sharing
+from guard_llama_index.prefix import prompt_of, sharing, window_of
 from guard_llama_index.prompts import DeepPrompts
 from guard_llama_index.responses import Nodes, Response, streams, text_of, told
 
@@ -30,7 +30,8 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
         synthesizer: writes. One that drops its nodes or a part of them cannot be guarded.
         gate: decides.
         lang: the language (BCP 47) of messages, or a function that tells it of a query.
-        mode: ``"before"``, or ``"parallel"``: write while the judge decides, and hold it back.
+        mode: ``"before"``, or ``"parallel"``: write while the judge decides, and hold it back. The
+            model's asynchronous methods must not block: one that does holds up the judge too.
         texts_in_events: whether `GuardDecisionEvent` carries question and passages.
         share_prefix: whether the answer prompt begins with the judge's, byte for byte, so that the
             provider reads the passages once. The model that answers must be the one that judges,
@@ -55,8 +56,7 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
         require_writer(synthesizer)
         self._inner = synthesizer
         self._answering = Answering(Judging(gate, lang, texts_in_events), mode)
-        self._streaming = streams(synthesizer)
-        self._prompt = prompt_of(gate) if share_prefix else None
+        self._prompt = prompt_of(gate, synthesizer, mode) if share_prefix else None
 
     @property
     def synthesizer(self) -> BaseSynthesizer:
@@ -71,6 +71,16 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
     @callback_manager.setter
     def callback_manager(self, callback_manager: CallbackManager) -> None:
         self._inner.callback_manager = callback_manager
+
+    # LlamaIndex's chat engines set this attribute for the time of a call.
+
+    @property
+    def _streaming(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return streams(self._inner)
+
+    @_streaming.setter
+    def _streaming(self, streaming: bool) -> None:
+        self._inner._streaming = streaming
 
     def synthesize(
         self,
@@ -126,7 +136,9 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
             return await self._inner.asynthesize(query, nodes, sources, **kwargs)
 
         writer = Writer(write, awrite, self._streaming, sources=sources or ())
-        return writer if self._prompt is None else sharing(writer, self._prompt, _bundle(query))
+        if self._prompt is None:
+            return writer
+        return sharing(writer, self._prompt, _bundle(query), window_of(self._inner))
 
     # Its prompts are the inner one's, under the same names as without a guard.
 

@@ -31,8 +31,8 @@ class GuardedQueryTool(QueryEngineTool):
     a model answers from its own knowledge. So on ``clarify`` and ``refuse`` the run ends, the
     policy's message is the agent's answer, and the model is not asked again. LlamaIndex calls that
     ``return_direct`` and reads it from the tool, not from the call's output; but it reads it after
-    the call, so this tool decides it call by call. It is ``True`` at any other time, so that a
-    refusal stands even with an agent that reads it sooner, where an answer would end the run too.
+    the call, so this tool decides it call by call. It is ``True`` until a call in this task has
+    answered. An agent of your own must read it after each call, as LlamaIndex's do.
 
     On ``answer`` the agent goes on with the tool's answer, as with any tool; ``return_direct=True``
     makes it the agent's own answer, word for word. A query that fails ends the run like one that
@@ -96,6 +96,7 @@ class GuardedQueryTool(QueryEngineTool):
 
     def call(self, *args: Any, **kwargs: Any) -> ToolOutput:
         """The answer, or the policy's message."""
+        _answered.set(None)  # Whoever blocks gets no more than that: answers end the run too.
         query = self._get_query_str(*args, **kwargs)
         try:
             response = self._engine.query(query)

@@ -51,7 +51,7 @@ def test_score_is_the_probability(
 def test_unmeasured_is_invalid(route: str, mode: str) -> None:
     """Whatever the policy does with it, it has no score; nor does it end a batch."""
     result = evaluated(a_gate(Unmeasured("No logprobs."), on_unmeasured=route), mode)
-    assert (result.score, result.passing) == (None, route == "answer")
+    assert (result.score, result.passing) == (None, False)
     assert result.invalid_result
     assert result.invalid_reason == result.feedback == "No logprobs."
 

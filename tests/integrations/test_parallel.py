@@ -579,7 +579,7 @@ def test_a_writer_waits_for_its_reader() -> None:
         made = list[int]()
         stream = ReadAhead(numbers(made))
         for read in range(3):
-            for _ in range(100):
+            for _ in range(1000):
                 await asyncio.sleep(0)
             assert len(made) == 257 + read
             await anext(stream)

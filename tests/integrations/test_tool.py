@@ -330,3 +330,22 @@ def test_only_guarded_engines() -> None:
     tool = GuardedQueryTool(guarded, ToolMetadata("The bridge.", "docs"))
     assert isinstance(tool, QueryEngineTool)
     assert (tool.query_engine, tool.metadata.name) == (guarded, "docs")
+
+
+def test_a_refused_call_is_not_taken_for_the_answer_before_it() -> None:
+    """In one task, synchronous or not: each call begins anew."""
+    engine = an_engine(CountingLLM())
+    tool = GuardedQueryTool.from_defaults(engine, gate=a_gate(lambda query: 0.95), name="docs")
+    refusing = GuardedQueryTool.from_defaults(engine, gate=a_gate(0.05), name="other")
+
+    async def both() -> list[bool]:
+        found = list[bool]()
+        await tool.acall(input=QUESTION)
+        found.append(tool.metadata.return_direct)
+        await refusing.acall(input=QUESTION)
+        found += [tool.metadata.return_direct, refusing.metadata.return_direct]
+        await tool.acall(input=QUESTION)
+        await asyncio.to_thread(refusing.call, QUESTION)
+        return found
+
+    assert asyncio.run(both()) == [False, True, True]
