@@ -33,6 +33,7 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.span import SimpleSpan
 from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
@@ -620,5 +621,6 @@ def test_a_chat_engine_that_switches_streaming_on(script: float, text: str) -> N
     llm = CountingLLM()
     writer = GuardedSynthesizer(CompactAndRefine(llm=llm), a_gate(script)[0])
     engine = RetrieverQueryEngine(FixedRetriever(bridge_nodes()), response_synthesizer=writer)
-    chat: Any = CondenseQuestionChatEngine.from_defaults(engine, llm=llm)
+    memory = ChatMemoryBuffer.from_defaults(token_limit=1000)
+    chat: Any = CondenseQuestionChatEngine.from_defaults(engine, llm=llm, memory=memory)
     assert "".join(chat.stream_chat("When was the bridge opened?").response_gen) == text
