@@ -621,6 +621,6 @@ def test_a_chat_engine_that_switches_streaming_on(script: float, text: str) -> N
     llm = CountingLLM()
     writer = GuardedSynthesizer(CompactAndRefine(llm=llm), a_gate(script)[0])
     engine = RetrieverQueryEngine(FixedRetriever(bridge_nodes()), response_synthesizer=writer)
-    memory = ChatMemoryBuffer.from_defaults(token_limit=1000)
+    memory = ChatMemoryBuffer(token_limit=1000)
     chat: Any = CondenseQuestionChatEngine.from_defaults(engine, llm=llm, memory=memory)
     assert "".join(chat.stream_chat("When was the bridge opened?").response_gen) == text
