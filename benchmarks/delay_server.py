@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import math
+import re
 import signal
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -69,26 +70,26 @@ class Server:
             return _send(writer, _verdict(self.delays.true))
         self.stats.answers += 1
         if body.get("stream"):
-            return await self._stream(writer)
+            return await self._stream(writer, _number(body))
         await asyncio.sleep(self.delays.first + self.delays.gap * (self.delays.tokens - 1))
         self.stats.tokens_out += self.delays.tokens
         return _send(writer, _whole("yes " * self.delays.tokens))
 
-    async def _stream(self, writer: asyncio.StreamWriter) -> None:
+    async def _stream(self, writer: asyncio.StreamWriter, number: str) -> None:
         try:
-            await self._tokens(writer)
+            await self._tokens(writer, number)
         except ConnectionError:
             self.stats.cut_off += 1
             raise
 
-    async def _tokens(self, writer: asyncio.StreamWriter) -> None:
+    async def _tokens(self, writer: asyncio.StreamWriter, asked: str) -> None:
         await self._wait(self.delays.first, writer)
         head = HEAD.format(kind="text/event-stream", more="transfer-encoding: chunked\r\n")
         writer.write(head.encode())
         for number in range(self.delays.tokens):
             if number:
                 await self._wait(self.delays.gap, writer)
-            _chunk(writer, f"data: {json.dumps(_piece(f'word{number} '))}\n\n")
+            _chunk(writer, f"data: {json.dumps(_piece(f'{asked}.{number} '))}\n\n")
             await writer.drain()
             self.stats.tokens_out += 1
         _chunk(writer, "data: [DONE]\n\n")
@@ -106,6 +107,12 @@ async def _request(reader: asyncio.StreamReader) -> tuple[str, dict[str, Any]] |
     headers = dict(line.casefold().split(": ", 1) for line in lines[1:] if ": " in line)
     data = await reader.readexactly(int(headers.get("content-length", 0)))
     return lines[0].split()[1], json.loads(data or b"{}")
+
+
+def _number(body: dict[str, Any]) -> str:
+    """The number that the question names; each token of the answer carries it."""
+    found = re.findall(r"bridge number (\d+) opened", str(body["messages"]))
+    return found[-1] if found else "none"
 
 
 def _send(writer: asyncio.StreamWriter, body: object) -> None:
