@@ -72,7 +72,7 @@ def demo(
     Needs no network unless you name an endpoint. Without --llm the answer is the passage itself.
     """
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
     build_engine = _application().build_engine
     chosen = judges.from_name(judge, base_url=base_url)
@@ -82,8 +82,9 @@ def demo(
             engine: _Engine = build_engine(gate, load_corpus(), _writer(llm, base_url))
         except ImportError as error:
             raise _not_installed() from error
-        progress = track(load_questions(), "Judging", console=Console(stderr=True), transient=True)
-        rows = [_ask(engine, question) for question in progress]
+        # A bar that is left behind by an error would draw itself whenever it is collected.
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            rows = [_ask(engine, one) for one in bar.track(load_questions(), description="Judging")]
     finally:
         judges.close(chosen)
     if as_json:
