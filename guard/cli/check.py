@@ -13,6 +13,7 @@ import typer
 
 from guard import judges
 from guard._json import as_list, as_map, as_text
+from guard.cli.options import ApiKeyEnv, ApiVersion, BaseUrl, Config, DeploymentName, ModelFamily
 from guard.decision import Decision, Route
 from guard.errors import ConfigError, JudgeError
 from guard.gate import Gate
@@ -72,28 +73,12 @@ def check(
             "trying things. See also: rag-guard doctor.",
         ),
     ] = None,
-    base_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="The judge's endpoint; else OPENAI_BASE_URL.")
-    ] = None,
-    api_key_env: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The variable that holds the key; else OPENAI_API_KEY."),
-    ] = None,
-    model_family: Annotated[
-        str | None,
-        typer.Option(metavar="FAMILY", help="The model behind a name that does not tell."),
-    ] = None,
-    api_version: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Azure's; else OPENAI_API_VERSION.")
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="The configuration (TOML); else RAG_GUARD_CONFIG."),
-    ] = None,
-    deployment: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Which of its deployments; else RAG_GUARD_DEPLOYMENT."),
-    ] = None,
+    base_url: BaseUrl = None,
+    api_key_env: ApiKeyEnv = None,
+    model_family: ModelFamily = None,
+    api_version: ApiVersion = None,
+    config: Config = None,
+    deployment: DeploymentName = None,
     answer_at: Annotated[
         float | None, typer.Option(metavar="P", help="Answer from this probability on.")
     ] = None,

@@ -9,6 +9,7 @@ import typer
 
 from guard import judges
 from guard.cli.check import plain
+from guard.cli.options import ApiKeyEnv, ApiVersion, BaseUrl, Config, DeploymentName, ModelFamily
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,28 +36,12 @@ def doctor(
             help=f"{', '.join(judges.KNOWN)} or one of your own.",
         ),
     ] = None,
-    base_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="The judge's endpoint; else OPENAI_BASE_URL.")
-    ] = None,
-    model_family: Annotated[
-        str | None,
-        typer.Option(metavar="FAMILY", help="The model behind a name that does not tell."),
-    ] = None,
-    api_version: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Azure's; else OPENAI_API_VERSION.")
-    ] = None,
-    api_key_env: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The variable that holds the key; else OPENAI_API_KEY."),
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="The configuration (TOML); else RAG_GUARD_CONFIG."),
-    ] = None,
-    deployment: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Which of its deployments; else RAG_GUARD_DEPLOYMENT."),
-    ] = None,
+    base_url: BaseUrl = None,
+    model_family: ModelFamily = None,
+    api_version: ApiVersion = None,
+    api_key_env: ApiKeyEnv = None,
+    config: Config = None,
+    deployment: DeploymentName = None,
     timeout: Annotated[
         float,
         typer.Option(metavar="SECONDS", min=0.1, max=3600, help="For each of its judgements."),

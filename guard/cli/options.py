@@ -1,0 +1,27 @@
+"""Options that several subcommands have, each written once."""
+
+from typing import Annotated
+
+import typer
+
+BaseUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="The judge's endpoint; else OPENAI_BASE_URL.")
+]
+ModelFamily = Annotated[
+    str | None, typer.Option(metavar="FAMILY", help="The model behind a name that does not tell.")
+]
+ApiVersion = Annotated[
+    str | None, typer.Option(metavar="DATE", help="Azure's; else OPENAI_API_VERSION.")
+]
+ApiKeyEnv = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The variable that holds the key; else OPENAI_API_KEY."),
+]
+Config = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="The configuration (TOML); else RAG_GUARD_CONFIG."),
+]
+DeploymentName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Which of its deployments; else RAG_GUARD_DEPLOYMENT."),
+]
