@@ -1,6 +1,7 @@
 """What tests of the LlamaIndex adapter share: a question about a bridge, and who answers it."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, cast
 
@@ -39,9 +40,12 @@ TYPES: dict[str, type] = {
 
 
 class CountingLLM(CustomLLM):
-    """Always gives the same answer, letter by letter if streamed, and keeps every prompt."""
+    """Says ``reply`` of the prompt after ``seconds``, letter by letter if streamed, and keeps every
+    prompt."""
 
     prompts: list[str] = Field(default_factory=list[str])
+    reply: Callable[[str], str] = lambda _prompt: ANSWER
+    seconds: float = 0.0
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -49,7 +53,15 @@ class CountingLLM(CustomLLM):
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         self.prompts.append(prompt)
-        return CompletionResponse(text=ANSWER)
+        time.sleep(self.seconds)
+        return CompletionResponse(text=self.reply(prompt))
+
+    async def acomplete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponse:
+        self.prompts.append(prompt)
+        await asyncio.sleep(self.seconds)
+        return CompletionResponse(text=self.reply(prompt))
 
     def stream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
@@ -60,7 +72,7 @@ class CountingLLM(CustomLLM):
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
-        text = self.complete(prompt).text
+        text = (await self.acomplete(prompt)).text
 
         async def letters() -> AsyncGenerator[CompletionResponse]:
             for letter in text:

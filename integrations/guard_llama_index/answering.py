@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from guard import Decision
 from guard._require import require_one_of
 from guard_llama_index.judging import Judging
+from guard_llama_index.lent import lent, require_awaitable
 from guard_llama_index.parallel import answered_in_parallel, blocking
 from guard_llama_index.responses import Nodes, Response, recorded, told
+
+W = TypeVar("W")
 
 Mode = Literal["before", "parallel"]
 """When the answer is written: after the verdict, or while the judge decides (held back until)."""
@@ -56,53 +59,80 @@ class Answering:
     def __post_init__(self) -> None:
         require_one_of("mode", self.mode, ("before", "parallel"))
 
+    def require_fitting(self, writer: object) -> None:
+        """Raises `ConfigError` if an engine or synthesizer cannot write in this mode."""
+        if self.mode == "parallel":
+            require_awaitable(writer)
+
+    def blocking_writer(self, writer: W) -> W:
+        """An engine or synthesizer as `answer` needs it."""
+        return lent(writer) if self.mode == "parallel" else writer
+
     def answer(self, query: QueryBundle, nodes: Nodes, writer: Writer) -> Response:
         """The answer, or the policy's message."""
-        if self.mode == "parallel":
-            # The asynchronous path, on a loop of ours: only there can a writer be cancelled.
-            return blocking(lambda: self.aanswer(query, nodes, writer))
         shown = writer.shown(nodes) if writer.shown else nodes
-        decision, first = self.judging.decide(query, shown), None
-        if not decision.passes and writer.more is not None:
-            nodes, fresh = _union(nodes, writer.more())
-            if fresh:
-                shown = writer.shown(nodes) if writer.shown else nodes
-                first, decision = decision, self.judging.decide(query, shown)
+        made = self._first(query, nodes, shown, writer)
+        if not isinstance(made, Decision):
+            return made
+        fresh = _fresh(nodes, writer.more()) if writer.more else []
+        if not fresh:
+            return _told(self.judging.asking_back(made), shown, writer, awaited=False)
+        nodes = [*nodes, *fresh]
+        shown = writer.shown(nodes) if writer.shown else nodes
+        decision = self.judging.decide(query, shown)
         if decision.passes:
-            return recorded(writer.write(nodes), decision, first)
-        sources = [*shown, *writer.sources]
-        return told(decision, sources, streams=writer.streams, awaited=False, first=first)
+            return recorded(writer.write(nodes), decision, made)
+        decision = self.judging.asking_back(decision)
+        return _told(decision, shown, writer, awaited=False, first=made)
 
     async def aanswer(self, query: QueryBundle, nodes: Nodes, writer: Writer) -> Response:
         """As `answer`."""
         shown = await _shown(writer, nodes)
-        if self.mode == "before":
-            decision = await self.judging.adecide(query, shown)
-            if decision.passes:
-                return recorded(await writer.awrite(nodes), decision)
-            return await self._again(query, nodes, shown, writer, decision)
-        refused = list[Decision]()
-        response = await answered_in_parallel(
-            self.judging.adecide(query, shown), writer.awrite(nodes), refused.append
-        )
-        if response is not None:
-            return response
-        return await self._again(query, nodes, shown, writer, refused[0])
+        made = await self._afirst(query, nodes, shown, writer)
+        if not isinstance(made, Decision):
+            return made
+        fresh = _fresh(nodes, await writer.amore()) if writer.amore else []
+        if not fresh:
+            return _told(await self.judging.aasking_back(made), shown, writer, awaited=True)
+        nodes = [*nodes, *fresh]
+        shown = await _shown(writer, nodes)
+        decision = await self.judging.adecide(query, shown)
+        if decision.passes:
+            return recorded(await writer.awrite(nodes), decision, made)
+        decision = await self.judging.aasking_back(decision)
+        return _told(decision, shown, writer, awaited=True, first=made)
 
-    async def _again(
-        self, query: QueryBundle, nodes: Nodes, shown: Nodes, writer: Writer, decision: Decision
-    ) -> Response:
-        """What becomes of a query that the first nodes do not suffice for."""
-        first = None
-        if writer.amore is not None:
-            nodes, fresh = _union(nodes, await writer.amore())
-            if fresh:
-                shown = await _shown(writer, nodes)
-                first, decision = decision, await self.judging.adecide(query, shown)
-                if decision.passes:
-                    return recorded(await writer.awrite(nodes), decision, first)
-        sources = [*shown, *writer.sources]
-        return told(decision, sources, streams=writer.streams, awaited=True, first=first)
+    def _first(
+        self, query: QueryBundle, nodes: Nodes, shown: Nodes, writer: Writer
+    ) -> Response | Decision:
+        """The answer from the first nodes, or the decision against it."""
+        if self.mode == "parallel":
+            # The asynchronous path, on a loop of ours: only there can a writer be cancelled.
+            return blocking(lambda: self._afirst(query, nodes, shown, writer))
+        decision = self.judging.decide(query, shown)
+        return recorded(writer.write(nodes), decision) if decision.passes else decision
+
+    async def _afirst(
+        self, query: QueryBundle, nodes: Nodes, shown: Nodes, writer: Writer
+    ) -> Response | Decision:
+        """As `_first`."""
+        deciding = self.judging.adecide(query, shown)
+        if self.mode == "parallel":
+            return await answered_in_parallel(deciding, writer.awrite(nodes))
+        decision = await deciding
+        return recorded(await writer.awrite(nodes), decision) if decision.passes else decision
+
+
+def _told(
+    decision: Decision,
+    shown: Nodes,
+    writer: Writer,
+    *,
+    awaited: bool,
+    first: Decision | None = None,
+) -> Response:
+    sources = [*shown, *writer.sources]
+    return told(decision, sources, streams=writer.streams, awaited=awaited, first=first)
 
 
 async def _shown(writer: Writer, nodes: Nodes) -> Nodes:
@@ -110,8 +140,8 @@ async def _shown(writer: Writer, nodes: Nodes) -> Nodes:
     return await asyncio.to_thread(writer.shown, nodes) if writer.shown else nodes
 
 
-def _union(nodes: Nodes, more: Nodes) -> tuple[Nodes, bool]:
-    """Both, each node once, the first ones first; and whether that is more than the first."""
+def _fresh(nodes: Nodes, more: Nodes) -> Nodes:
+    """Those of ``more`` that are not among ``nodes``, each once."""
     # Another index has other ids for the same passages, so the hash of what they hold counts too.
     known = {name for each in nodes for name in (each.node.node_id, each.node.hash)}
     fresh = Nodes()
@@ -119,4 +149,4 @@ def _union(nodes: Nodes, more: Nodes) -> tuple[Nodes, bool]:
         if known.isdisjoint(names := {each.node.node_id, each.node.hash}):
             fresh.append(each)
             known |= names
-    return [*nodes, *fresh], bool(fresh)
+    return fresh

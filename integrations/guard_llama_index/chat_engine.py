@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
-from llama_index.core.base.response import schema
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextChatEngine
 from llama_index.core.chat_engine.types import (
     AgentChatResponse,
@@ -16,14 +15,14 @@ from llama_index.core.chat_engine.types import (
     StreamingAgentChatResponse,
 )
 from llama_index.core.response_synthesizers import BaseSynthesizer
-from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
+from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from guard import ConfigError, Decision, Gate, Messages, Route
 from guard._require import require_number
 from guard_llama_index.answering import Answering, Mode
-from guard_llama_index.clarifier import Clarifier
+from guard_llama_index.clarifier import Clarifier, asks_back
 from guard_llama_index.judging import Judging, Lang, Turns
-from guard_llama_index.responses import Nodes, texts_of, told
+from guard_llama_index.postprocessor import require_unjudged
 from guard_llama_index.synthesizer import GuardedSynthesizer
 
 History = list[ChatMessage] | None
@@ -70,7 +69,8 @@ class GuardedChatEngine(BaseChatEngine):
         clarifier: writes the question to ask back; ``None`` = the policy's fixed message.
         max_clarifications: questions asked back until one is answered, at most; 0 = none.
         lang: the language (BCP 47) of messages, or a function that tells it of a query.
-        mode: ``"before"``, or ``"parallel"``: write while the judge decides, and hold it back.
+        mode: ``"before"``, or ``"parallel"``: write while the judge decides, and hold it back; see
+            `GuardedSynthesizer` for what that asks of the model.
         texts_in_events: whether `GuardDecisionEvent` carries question and passages.
 
     Raises:
@@ -91,10 +91,11 @@ class GuardedChatEngine(BaseChatEngine):
         texts_in_events: bool = False,
     ) -> None:
         _require_guardable(engine)
-        _require_clarifier(clarifier)
+        require_unjudged(engine)
         require_number("max_clarifications", max_clarifications, 0, 100, whole=True)
-        self._engine, self._clarifier = engine, clarifier
-        self._answering = Answering(Judging(gate, lang, texts_in_events), mode)
+        self._engine = engine
+        self._answering = Answering(Judging(gate, lang, texts_in_events, clarifier), mode)
+        self._answering.require_fitting(engine)
         self._limit = max_clarifications
         self._conversation = _Conversation(max_clarifications)
 
@@ -115,9 +116,10 @@ class GuardedChatEngine(BaseChatEngine):
 
     def reset(self) -> None:
         """Forgets the conversation, and any open question."""
+        # Replaced and not emptied: a turn still under way ends in the old one, and is forgotten.
+        old, self._conversation = self._conversation, _Conversation(self._limit)
+        old.over = True
         self._engine.reset()
-        # Replaced and not emptied: a turn still under way ends in the old one.
-        self._conversation = _Conversation(self._limit)
 
     def chat(
         self, message: str, chat_history: History = None, prev_chunks: Chunks = None
@@ -193,7 +195,7 @@ class GuardedChatEngine(BaseChatEngine):
         def guarded(chat_history: list[ChatMessage], streaming: bool = False) -> BaseSynthesizer:
             turn.earlier(chat_history)
             inner = engine._get_response_synthesizer(chat_history, streaming=streaming)
-            return _TurnSynthesizer(inner, self._answering, turn, self._clarifier)
+            return _TurnSynthesizer(inner, self._answering, turn)
 
         own._get_response_synthesizer = guarded
         if isinstance(engine, CondensePlusContextChatEngine):
@@ -234,9 +236,14 @@ class _Open(NamedTuple):
 
 
 class _Conversation:
-    """The open question, and how many were asked back; for any number of turns at once."""
+    """The open question, and how many were asked back; for any number of turns at once.
+
+    Attributes:
+        over: whether it was reset; turns under way are remembered no more.
+    """
 
     def __init__(self, limit: int) -> None:
+        self.over = False
         self._limit = limit
         self._lock = threading.Lock()
         self._open: _Open | None = None
@@ -270,11 +277,10 @@ class _Conversation:
             self._asked += allowed
         return allowed
 
-    def answered(self) -> int:
-        """Begins to count anew; how many there were."""
+    def answered(self) -> None:
+        """Begins to count anew."""
         with self._lock:
-            asked, self._asked = self._asked, 0
-        return asked
+            self._asked = 0
 
 
 # ── One turn ─────────────────────────────────────────────────────────────────────────────────────
@@ -300,21 +306,14 @@ class _Turn:
         self._condensed = False
         self._asked = 0
 
-    @property
-    def passes(self) -> bool:
-        """Whether it is answered."""
-        return self.decision is not None and self.decision.passes
-
-    @property
-    def asks_back(self) -> bool:
-        """Whether the user is asked something. An outage's message asks nothing."""
-        return self.decision is not None and _asks_back(self.decision)
-
-    @property
-    def in_full(self) -> str:
-        """What is judged, and what it may refer to, as one text."""
-        earlier = [f"({role}, earlier) {text}" for role, text in self.history]
-        return "\n".join([*earlier, self.question])
+    def keeps(self, message: ChatMessage) -> bool:
+        """Whether a message of this turn belongs into the engine's memory."""
+        if self.decision is None or not self.decision.passes:
+            return False
+        # Written once the answer is whole, at the end of its stream; one that fails is none.
+        if message.role is MessageRole.ASSISTANT:
+            self._conversation.answered()
+        return not self._conversation.over
 
     def condensed(self, question: str) -> str:
         """The engine has condensed the conversation to ``question``, which stands alone."""
@@ -329,20 +328,16 @@ class _Turn:
 
     def settle(self, decision: Decision, messages: Messages) -> Decision:
         """What is done: a question too many is a refusal."""
-        if decision.passes:
-            self._asked = self._conversation.answered()
-        else:
-            if _asks_back(decision) and not self._conversation.may_ask():
-                decision = _refused(decision, messages)
-            self._asked = self._conversation.asked
+        if asks_back(decision) and not self._conversation.may_ask():
+            decision = _refused(decision, messages)
+        self._asked = self._conversation.asked
         self.decision = decision
         return decision
 
-    def reword(self, question: str) -> Decision:
-        """The user is asked ``question`` in place of the fixed message."""
-        assert self.decision is not None
-        self.decision = replace(self.decision, message=question)
-        return self.decision
+    def reword(self, decision: Decision) -> Decision:
+        """The user is told the message of ``decision``, the same one in other words."""
+        self.decision = decision
+        return decision
 
     def record_in(self, response: AgentChatResponse | StreamingAgentChatResponse) -> None:
         """Puts the record into the response's metadata.
@@ -367,14 +362,10 @@ class _Turn:
     def close(self) -> None:
         """It is told: what is open now?"""
         assert self.decision is not None
-        if self.asks_back:
+        if asks_back(self.decision):
             self._conversation.wait_for(_Open(self.message, self.decision.message or ""))
         elif self.decision.unmeasured and not self.decision.passes:
             self.give_back()
-
-
-def _asks_back(decision: Decision) -> bool:
-    return not decision.passes and decision.route is Route.CLARIFY and not decision.unmeasured
 
 
 def _refused(decision: Decision, messages: Messages) -> Decision:
@@ -403,23 +394,21 @@ class _TurnMemory:
 
     def put(self, message: ChatMessage) -> None:
         """Keeps a message of an answered turn."""
-        if self._turn.passes:
+        if self._turn.keeps(message):
             self._memory.put(message)
 
     async def aput(self, message: ChatMessage) -> None:
         """As `put`."""
-        if self._turn.passes:
+        if self._turn.keeps(message):
             await self._memory.aput(message)
 
     def put_messages(self, messages: list[ChatMessage]) -> None:
         """As `put`."""
-        if self._turn.passes:
-            self._memory.put_messages(messages)
+        self._memory.put_messages([each for each in messages if self._turn.keeps(each)])
 
     async def aput_messages(self, messages: list[ChatMessage]) -> None:
         """As `put`."""
-        if self._turn.passes:
-            await self._memory.aput_messages(messages)
+        await self._memory.aput_messages([each for each in messages if self._turn.keeps(each)])
 
 
 @dataclass(frozen=True)
@@ -442,68 +431,23 @@ class _TurnJudging(Judging):
         # Before the event: it tells what is done.
         return super().tell(self.turn.settle(decision, self.gate.policy.messages))
 
+    def asking_back(self, decision: Decision) -> Decision:
+        return self.turn.reword(super().asking_back(decision))
+
+    async def aasking_back(self, decision: Decision) -> Decision:
+        return self.turn.reword(await super().aasking_back(decision))
+
 
 class _TurnSynthesizer(GuardedSynthesizer):
-    """The engine's synthesizer for one turn: judged, and with a question written where one helps.
+    """The engine's synthesizer for one turn."""
 
-    Args:
-        inner: writes the answer.
-        answering: how the application wants it judged.
-        turn: the turn.
-        clarifier: writes the question.
-    """
-
-    def __init__(
-        self,
-        inner: BaseSynthesizer,
-        answering: Answering,
-        turn: _Turn,
-        clarifier: Clarifier | None,
-    ) -> None:
+    def __init__(self, inner: BaseSynthesizer, answering: Answering, turn: _Turn) -> None:
         judging = answering.judging
         super().__init__(inner, judging.gate)
-        own = _TurnJudging(judging.gate, judging.lang, judging.texts_in_events, turn=turn)
-        self._answering = replace(answering, judging=own)
-        self._turn, self._clarifier = turn, clarifier
-
-    def synthesize(
-        self,
-        query: QueryType,
-        nodes: Nodes,
-        additional_source_nodes: Sequence[NodeWithScore] | None = None,
-        **response_kwargs: Any,
-    ) -> schema.RESPONSE_TYPE:
-        """The answer from ``nodes`` if they suffice, else a message."""
-        response = super().synthesize(query, nodes, additional_source_nodes, **response_kwargs)
-        if self._clarifier is None or not self._turn.asks_back:
-            return response
-        question = self._clarifier.ask(self._turn.in_full, texts_of(nodes))
-        return self._asked(question, nodes, response, awaited=False)
-
-    async def asynthesize(
-        self,
-        query: QueryType,
-        nodes: Nodes,
-        additional_source_nodes: Sequence[NodeWithScore] | None = None,
-        **response_kwargs: Any,
-    ) -> schema.RESPONSE_TYPE:
-        """As `synthesize`."""
-        response = await super().asynthesize(
-            query, nodes, additional_source_nodes, **response_kwargs
+        own = _TurnJudging(
+            judging.gate, judging.lang, judging.texts_in_events, judging.clarifier, turn=turn
         )
-        # Only now, so that in parallel mode the writer does not go on meanwhile.
-        if self._clarifier is None or not self._turn.asks_back:
-            return response
-        question = await self._clarifier.aask(self._turn.in_full, texts_of(nodes))
-        return self._asked(question, nodes, response, awaited=True)
-
-    def _asked(
-        self, question: str | None, nodes: Nodes, fixed: schema.RESPONSE_TYPE, *, awaited: bool
-    ) -> schema.RESPONSE_TYPE:
-        if question is None:
-            return fixed
-        decision = self._turn.reword(question)
-        return told(decision, nodes, streams=self._streaming, awaited=awaited)
+        self._answering = replace(answering, judging=own)
 
 
 # ── What can be guarded ──────────────────────────────────────────────────────────────────────────
@@ -518,12 +462,5 @@ def _require_guardable(engine: object) -> None:
             f"{name} cannot be guarded: only ContextChatEngine and CondensePlusContextChatEngine"
             " retrieve apart from answering.",
             hint="Guard a CondenseQuestionChatEngine through its query_engine: "
-            "GuardedQueryEngine(inner, gate).",
-        )
-
-
-def _require_clarifier(clarifier: object) -> None:
-    if clarifier is not None and not isinstance(clarifier, Clarifier):
-        raise ConfigError(
-            f"{type(clarifier).__name__} is not a clarifier.", hint="Pass Clarifier(llm)."
+            "GuardedQueryEngine(inner, gate). It remembers messages as it does answers.",
         )

@@ -7,10 +7,11 @@ import re
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
+from dataclasses import replace
 
 from llama_index.core.llms import LLM
 
-from guard import ConfigError, Query
+from guard import ConfigError, Decision, Query, Route
 from guard._require import require_number
 from guard.policy import MAX_DEADLINE, MIN_DEADLINE
 from guard.prompt import Prompt
@@ -44,7 +45,8 @@ logger = logging.getLogger("guard")
 class Clarifier:
     """Has an LLM write one short question to the user, about what the contexts leave open.
 
-        engine = GuardedChatEngine(chat_engine, gate, clarifier=Clarifier(llm))
+        engine = GuardedQueryEngine(query_engine, gate, clarifier=Clarifier(llm))
+        chat = GuardedChatEngine(chat_engine, gate, clarifier=Clarifier(llm))
 
     Passages are untrusted, and so is a question written after reading them. It must be one
     sentence of at most 200 characters that ends with a question mark, hold no link or markup, and
@@ -95,6 +97,19 @@ class Clarifier:
             return None
         return _one_question(reply, texts)
 
+    def reword(self, decision: Decision) -> Decision:
+        """The decision with its question as message, where it asks back and one could be had."""
+        if not asks_back(decision):
+            return decision
+        return _reworded(decision, self.ask(_in_full(decision.query), decision.query.contexts))
+
+    async def areword(self, decision: Decision) -> Decision:
+        """As `reword`."""
+        if not asks_back(decision):
+            return decision
+        question = await self.aask(_in_full(decision.query), decision.query.contexts)
+        return _reworded(decision, question)
+
     def _prompt(self, question: str, contexts: list[str]) -> str:
         evidence = _EVIDENCE.render_evidence(Query.of(question, contexts)).text
         # Cut in two and not formatted: braces in a passage are only text.
@@ -124,6 +139,22 @@ class Clarifier:
             reply.set_exception(error)
         finally:
             self._slots.release()
+
+
+def asks_back(decision: Decision) -> bool:
+    """Whether the user is asked something. An outage's message asks nothing."""
+    return not decision.passes and decision.route is Route.CLARIFY and not decision.unmeasured
+
+
+def _in_full(query: Query) -> str:
+    """The question, and what it may refer to, as one text."""
+    return "\n".join(
+        [*(f"({role}, earlier) {text}" for role, text in query.history), query.question]
+    )
+
+
+def _reworded(decision: Decision, question: str | None) -> Decision:
+    return decision if question is None else replace(decision, message=question)
 
 
 def _tell(error: Exception) -> None:

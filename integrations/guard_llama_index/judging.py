@@ -8,6 +8,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 
 from guard import ConfigError, Decision, Gate, JudgeError
+from guard_llama_index.clarifier import Clarifier
 from guard_llama_index.events import GuardDecisionEvent
 from guard_llama_index.responses import texts_of
 
@@ -34,14 +35,17 @@ class Judging:
         gate: decides.
         lang: the language (BCP 47) of messages, or a function that tells it of a query.
         texts_in_events: whether `GuardDecisionEvent` carries question and passages.
+        clarifier: writes the question to ask back; ``None`` = the policy's fixed message.
     """
 
     gate: Gate
     lang: Lang = None
     texts_in_events: bool = False
+    clarifier: Clarifier | None = None
 
     def __post_init__(self) -> None:
         _require_gate(self.gate)
+        _require_clarifier(self.clarifier)
 
     def decide(
         self, query: QueryBundle, nodes: Sequence[NodeWithScore], history: Turns = ()
@@ -54,6 +58,18 @@ class Judging:
     ) -> Decision:
         """As `decide`."""
         return await _adecide(self, Asked(query, nodes, history))
+
+    # Apart from deciding: only the last decision of a query asks its user, and by then no writer
+    # may be at work. The event is out, with the fixed message: what a model wrote of the passages
+    # is a text as they are.
+
+    def asking_back(self, decision: Decision) -> Decision:
+        """A decision against an answer, its message a question written for it if that can be."""
+        return self.clarifier.reword(decision) if self.clarifier else decision
+
+    async def aasking_back(self, decision: Decision) -> Decision:
+        """As `asking_back`."""
+        return await self.clarifier.areword(decision) if self.clarifier else decision
 
     def language(self, query: QueryBundle) -> str | None:
         """The language of a query's messages."""
@@ -78,6 +94,12 @@ class Judging:
 def _require_gate(gate: object) -> None:
     if not isinstance(gate, Gate):
         raise ConfigError(f"{type(gate).__name__} is not a gate.", hint="Pass a guard.Gate.")
+
+
+def _require_clarifier(clarifier: object) -> None:
+    if clarifier is not None and not isinstance(clarifier, Clarifier):
+        name = type(clarifier).__name__
+        raise ConfigError(f"{name} is not a clarifier.", hint="Pass Clarifier(llm).")
 
 
 @dispatcher.span

@@ -28,16 +28,13 @@ _UNWINDING = 1.0
 
 
 async def answered_in_parallel(
-    decide: Coroutine[Any, Any, Decision],
-    write: Coroutine[Any, Any, Response],
-    refuse: Callable[[Decision], object],
-) -> Response | None:
-    """The answer if the decision lets it pass; else ``refuse`` is told of it, and there is none.
+    decide: Coroutine[Any, Any, Decision], write: Coroutine[Any, Any, Response]
+) -> Response | Decision:
+    """The answer if the decision lets it pass; else the decision.
 
     Args:
         decide: the judgement.
         write: the answer; what it streams is held back until the verdict.
-        refuse: told of a decision that lets no answer pass.
     """
     writing = asyncio.create_task(_begun(write))
     try:
@@ -48,8 +45,7 @@ async def answered_in_parallel(
         await _dropped(writing, write)
         raise
     await _dropped(writing, write)
-    refuse(decision)
-    return None
+    return decision
 
 
 async def _begun(write: Coroutine[Any, Any, Response]) -> Response:
@@ -177,8 +173,13 @@ def _cancel(task: "asyncio.Task[None]") -> None:
 # ── For callers that block ───────────────────────────────────────────────────────────────────────
 
 
-def blocking(answer: Callable[[], Coroutine[Any, Any, Response]]) -> Response:
-    """An answer from the shared loop, for a caller who does not await: its stream a generator."""
+def blocking(
+    answer: Callable[[], Coroutine[Any, Any, Response | Decision]],
+) -> Response | Decision:
+    """What comes of ``answer`` on the shared loop, for a caller who does not await.
+
+    A stream of tokens becomes a generator.
+    """
     response = _run(answer)
     if not isinstance(response, schema.AsyncStreamingResponse):
         return response

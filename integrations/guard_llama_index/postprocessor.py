@@ -9,6 +9,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import PrivateAttr
 
 from guard import ConfigError, Decision, Gate, GuardError
+from guard_llama_index.clarifier import Clarifier
 from guard_llama_index.judging import Judging, Lang
 from guard_llama_index.responses import Nodes, told
 
@@ -57,6 +58,7 @@ class GuardPostprocessor(BaseNodePostprocessor):
         gate: decides.
         lang: the language (BCP 47) of messages, or a function that tells it of a query.
         texts_in_events: whether `GuardDecisionEvent` carries question and passages.
+        clarifier: writes the question to ask back; ``None`` = the policy's fixed message.
 
     Raises:
         ConfigError: ``gate`` is not a gate; or nodes come without a question.
@@ -67,9 +69,16 @@ class GuardPostprocessor(BaseNodePostprocessor):
     # Private: LlamaIndex writes a component's fields into its JSON, and a gate holds a key.
     _judging: Judging = PrivateAttr()
 
-    def __init__(self, gate: Gate, *, lang: Lang = None, texts_in_events: bool = False) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        *,
+        lang: Lang = None,
+        texts_in_events: bool = False,
+        clarifier: Clarifier | None = None,
+    ) -> None:
         super().__init__()
-        self._judging = Judging(gate, lang, texts_in_events)
+        self._judging = Judging(gate, lang, texts_in_events, clarifier)
 
     @classmethod
     def class_name(cls) -> str:
@@ -82,12 +91,22 @@ class GuardPostprocessor(BaseNodePostprocessor):
         return self._judging.gate
 
     def _postprocess_nodes(self, nodes: Nodes, query_bundle: QueryBundle | None = None) -> Nodes:
-        return _passed(self._judging.decide(_asked(query_bundle), nodes), nodes)
+        decision = self._judging.decide(_asked(query_bundle), nodes)
+        return _passed(self._judging.asking_back(decision), nodes)
 
     async def _apostprocess_nodes(
         self, nodes: Nodes, query_bundle: QueryBundle | None = None
     ) -> Nodes:
-        return _passed(await self._judging.adecide(_asked(query_bundle), nodes), nodes)
+        decision = await self._judging.adecide(_asked(query_bundle), nodes)
+        return _passed(await self._judging.aasking_back(decision), nodes)
+
+
+def require_unjudged(engine: object) -> None:
+    """Raises `ConfigError` if an engine's nodes are judged already, which would raise inside it."""
+    posts: Sequence[object] = getattr(engine, "_node_postprocessors", None) or ()
+    if any(isinstance(each, GuardPostprocessor) for each in posts):
+        why = f"{type(engine).__name__} has a GuardPostprocessor already."
+        raise ConfigError(why, hint="One gate is enough: leave it out of node_postprocessors.")
 
 
 def _asked(query: QueryBundle | None) -> QueryBundle:

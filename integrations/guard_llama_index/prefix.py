@@ -15,6 +15,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from guard import ConfigError, Gate, Prompt, Query, Unmeasured
 from guard_llama_index.answering import Writer
+from guard_llama_index.lent import model_of
 from guard_llama_index.responses import Nodes, Response, texts_of
 
 ANSWER_TEMPLATE = PromptTemplate(
@@ -93,7 +94,7 @@ def sharing(writer: Writer, prompt: Prompt, query: QueryBundle, window: int | No
 
 def window_of(writer: object) -> int | None:
     """How many tokens the model of a synthesizer or an engine takes, its answer left out."""
-    llm = getattr(getattr(writer, "_response_synthesizer", writer), "_llm", None)
+    llm = model_of(writer)
     return llm.metadata.context_window - max(0, llm.metadata.num_output) if llm else None
 
 

@@ -11,16 +11,18 @@ from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.query_engine import SimpleMultiModalQueryEngine, TransformQueryEngine
-from llama_index.core.response_synthesizers import Generation, SimpleSummarize
+from llama_index.core.response_synthesizers import BaseSynthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from guard import ConfigError, Gate
 from guard_llama_index.answering import Answering, Mode, Writer
+from guard_llama_index.clarifier import Clarifier
 from guard_llama_index.judging import Judging, Lang
+from guard_llama_index.postprocessor import require_unjudged
 from guard_llama_index.prefix import prompt_of, sharing, window_of
 from guard_llama_index.prompts import DeepPrompts
 from guard_llama_index.responses import Nodes, streams
-from guard_llama_index.synthesizer import GuardedSynthesizer
+from guard_llama_index.synthesizer import require_writer
 
 MoreNodes = Sequence[NodeWithScore] | None
 Split = Callable[[Nodes], Nodes] | None
@@ -51,12 +53,12 @@ class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
         streaming: whether messages are streamed; ``None`` = as the inner engine streams.
         lang: the language (BCP 47) of messages, or a function that tells it of a query.
         mode: ``"before"``, or ``"parallel"``: write while the judge decides, and hold it back. A
-            synchronous query then takes the engine's asynchronous path, on a loop of ours: use one
-            LLM object for synchronous queries or for asynchronous ones. The model's asynchronous
-            methods must not block: one that does holds up the judge too.
+            synchronous query then takes the engine's asynchronous path, on a loop of ours; see
+            `GuardedSynthesizer` for what that asks of the model.
         retry_retrieval: asked once where the first nodes do not suffice, e.g. a retriever with a
             larger ``similarity_top_k``; the union is judged, and the record holds both verdicts.
         texts_in_events: whether `GuardDecisionEvent` carries question and passages.
+        clarifier: writes the question to ask back; ``None`` = the policy's fixed message.
         share_prefix: whether the answer prompt begins with the judge's; see `GuardedSynthesizer`.
 
     Raises:
@@ -74,10 +76,12 @@ class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
         mode: Mode = "before",
         retry_retrieval: BaseRetriever | None = None,
         texts_in_events: bool = False,
+        clarifier: Clarifier | None = None,
         share_prefix: bool = False,
     ) -> None:
-        self._answering = Answering(Judging(gate, lang, texts_in_events), mode)
+        self._answering = Answering(Judging(gate, lang, texts_in_events, clarifier), mode)
         _require_guardable(engine)
+        self._answering.require_fitting(engine)
         _require_retriever(retry_retrieval)
         self._engine, self._streaming, self._more = engine, streaming, retry_retrieval
         # Citation engines split the nodes before they show them to the model.
@@ -116,6 +120,7 @@ class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
             mode=self._answering.mode,
             retry_retrieval=self._more,
             texts_in_events=judging.texts_in_events,
+            clarifier=judging.clarifier,
             share_prefix=self._prompt is not None,
         )
 
@@ -134,22 +139,23 @@ class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
         self, query_bundle: QueryBundle, nodes: Nodes, additional_source_nodes: MoreNodes = None
     ) -> schema.RESPONSE_TYPE:
         """The inner engine's answer from ``nodes`` if they suffice, else the policy's message."""
-        writer = self._writer(query_bundle, additional_source_nodes)
+        engine = self._answering.blocking_writer(self._engine)
+        writer = self._writer(engine, query_bundle, additional_source_nodes)
         return self._answering.answer(query_bundle, nodes, writer)
 
     async def asynthesize(
         self, query_bundle: QueryBundle, nodes: Nodes, additional_source_nodes: MoreNodes = None
     ) -> schema.RESPONSE_TYPE:
         """As `synthesize`."""
-        writer = self._writer(query_bundle, additional_source_nodes)
+        writer = self._writer(self._engine, query_bundle, additional_source_nodes)
         return await self._answering.aanswer(query_bundle, nodes, writer)
 
-    def _writer(self, query: QueryBundle, sources: MoreNodes) -> Writer:
+    def _writer(self, engine: BaseQueryEngine, query: QueryBundle, sources: MoreNodes) -> Writer:
         def write(nodes: Nodes) -> schema.RESPONSE_TYPE:
-            return self._engine.synthesize(query, nodes, sources)
+            return engine.synthesize(query, nodes, sources)
 
         async def awrite(nodes: Nodes) -> schema.RESPONSE_TYPE:
-            return await self._engine.asynthesize(query, nodes, sources)
+            return await engine.asynthesize(query, nodes, sources)
 
         more = self._more
         writer = Writer(
@@ -224,15 +230,11 @@ def _require_guardable(engine: object) -> None:
         hint = f"Guard the engine inside: {name}(GuardedQueryEngine(inner, gate), transform)."
         raise ConfigError(f"{name} inside a guard would transform twice.", hint=hint)
     _require_seams(type(engine), name)
-    writer = getattr(engine, "_response_synthesizer", None)
-    images = any(getattr(part, "_multimodal", False) for part in (engine, writer))
-    if images or isinstance(engine, SimpleMultiModalQueryEngine):
+    if getattr(engine, "_multimodal", False) or isinstance(engine, SimpleMultiModalQueryEngine):
         raise ConfigError(f"{name} is multimodal, but judges read text only.")
-    if isinstance(writer, GuardedSynthesizer):
-        raise ConfigError(f"{name} has a guarded synthesizer already.", hint="One gate is enough.")
-    if isinstance(writer, Generation | SimpleSummarize):  # It drops the contexts, or cuts them.
-        why = f"{name} writes without its contexts, or a part of them ({type(writer).__name__})."
-        raise ConfigError(why, hint='Use response_mode="compact", which shows all of them.')
+    if isinstance(writer := getattr(engine, "_response_synthesizer", None), BaseSynthesizer):
+        require_writer(writer, name)
+    require_unjudged(engine)
 
 
 def _require_seams(kind: type, name: str) -> None:

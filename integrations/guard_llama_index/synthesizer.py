@@ -11,6 +11,7 @@ from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from guard import ConfigError, Gate
 from guard_llama_index.answering import Answering, Mode, Writer
+from guard_llama_index.clarifier import Clarifier
 from guard_llama_index.judging import Judging, Lang
 from guard_llama_index.prefix import prompt_of, sharing, window_of
 from guard_llama_index.prompts import DeepPrompts
@@ -31,8 +32,11 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
         gate: decides.
         lang: the language (BCP 47) of messages, or a function that tells it of a query.
         mode: ``"before"``, or ``"parallel"``: write while the judge decides, and hold it back. The
-            model's asynchronous methods must not block: one that does holds up the judge too.
+            model must have asynchronous methods that await; a synchronous call uses them too, on a
+            loop of ours, with a client of its own if the model is LlamaIndex's ``OpenAI`` or
+            derived from it.
         texts_in_events: whether `GuardDecisionEvent` carries question and passages.
+        clarifier: writes the question to ask back; ``None`` = the policy's fixed message.
         share_prefix: whether the answer prompt begins with the judge's, byte for byte, so that the
             provider reads the passages once. The model that answers must be the one that judges,
             and the synthesizer must have `ANSWER_TEMPLATE` as its ``text_qa_template``.
@@ -51,11 +55,13 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
         lang: Lang = None,
         mode: Mode = "before",
         texts_in_events: bool = False,
+        clarifier: Clarifier | None = None,
         share_prefix: bool = False,
     ) -> None:
         require_writer(synthesizer)
         self._inner = synthesizer
-        self._answering = Answering(Judging(gate, lang, texts_in_events), mode)
+        self._answering = Answering(Judging(gate, lang, texts_in_events, clarifier), mode)
+        self._answering.require_fitting(synthesizer)
         self._prompt = prompt_of(gate, synthesizer, mode) if share_prefix else None
 
     @property
@@ -90,7 +96,8 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
         **response_kwargs: Any,
     ) -> Response:
         """The answer from ``nodes`` if they suffice, else the policy's message."""
-        writer = self._writer(query, additional_source_nodes, response_kwargs)
+        inner = self._answering.blocking_writer(self._inner)
+        writer = self._writer(inner, query, additional_source_nodes, response_kwargs)
         return self._answering.answer(_bundle(query), nodes, writer)
 
     async def asynthesize(
@@ -101,7 +108,7 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
         **response_kwargs: Any,
     ) -> Response:
         """As `synthesize`."""
-        writer = self._writer(query, additional_source_nodes, response_kwargs)
+        writer = self._writer(self._inner, query, additional_source_nodes, response_kwargs)
         return await self._answering.aanswer(_bundle(query), nodes, writer)
 
     # Asked for bare texts, e.g. by a RouterQueryEngine whose summarizer this is. There is no
@@ -111,9 +118,11 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
         self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
     ) -> RESPONSE_TEXT_TYPE:
         """The inner synthesizer's answer if the texts suffice, else the policy's message."""
-        decision = self._answering.judging.decide(QueryBundle(query_str), _nodes(text_chunks))
+        judging = self._answering.judging
+        decision = judging.decide(QueryBundle(query_str), _nodes(text_chunks))
         if decision.passes:
             return self._inner.get_response(query_str, text_chunks, **response_kwargs)
+        decision = judging.asking_back(decision)
         return text_of(told(decision, (), streams=self._streaming, awaited=False))
 
     async def aget_response(
@@ -124,16 +133,21 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
         decision = await judging.adecide(QueryBundle(query_str), _nodes(text_chunks))
         if decision.passes:
             return await self._inner.aget_response(query_str, text_chunks, **response_kwargs)
+        decision = await judging.aasking_back(decision)
         return text_of(told(decision, (), streams=self._streaming, awaited=True))
 
     def _writer(
-        self, query: QueryType, sources: Sequence[NodeWithScore] | None, kwargs: dict[str, Any]
+        self,
+        inner: BaseSynthesizer,
+        query: QueryType,
+        sources: Sequence[NodeWithScore] | None,
+        kwargs: dict[str, Any],
     ) -> Writer:
         def write(nodes: Nodes) -> Response:
-            return self._inner.synthesize(query, nodes, sources, **kwargs)
+            return inner.synthesize(query, nodes, sources, **kwargs)
 
         async def awrite(nodes: Nodes) -> Response:
-            return await self._inner.asynthesize(query, nodes, sources, **kwargs)
+            return await inner.asynthesize(query, nodes, sources, **kwargs)
 
         writer = Writer(write, awrite, self._streaming, sources=sources or ())
         if self._prompt is None:
@@ -152,9 +166,14 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
         return self._inner._get_prompt_modules()
 
 
-def require_writer(writer: object) -> None:
-    """Raises `ConfigError` unless a synthesizer writes from all of its nodes, and from text."""
-    name = type(writer).__name__
+def require_writer(writer: object, owner: str = "") -> None:
+    """Raises `ConfigError` unless a synthesizer writes from all of its nodes, and from text.
+
+    Args:
+        writer: the synthesizer.
+        owner: of which engine it is, for the error's text.
+    """
+    name = f"{owner}'s {type(writer).__name__}" if owner else type(writer).__name__
     if not isinstance(writer, BaseSynthesizer):
         raise ConfigError(f"{name} is not a synthesizer.", hint="E.g. get_response_synthesizer().")
     if isinstance(writer, GuardedSynthesizer):

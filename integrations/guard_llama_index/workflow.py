@@ -18,6 +18,7 @@ from workflows import Workflow, step
 from workflows.events import Event
 
 from guard import Decision, Gate, Route
+from guard_llama_index.clarifier import Clarifier
 from guard_llama_index.judging import Judging, Lang
 
 _KINDS = {
@@ -108,6 +109,7 @@ class GuardedWorkflow(Workflow):
         gate: decides.
         lang: the language (BCP 47) of messages, or a function that tells it of a query.
         texts_in_events: whether `GuardDecisionEvent` carries question and passages.
+        clarifier: writes the question to ask back; ``None`` = the policy's fixed message.
         options: of ``Workflow``, e.g. ``timeout`` in seconds for a whole run.
 
     Raises:
@@ -116,10 +118,16 @@ class GuardedWorkflow(Workflow):
     """
 
     def __init__(
-        self, gate: Gate, *, lang: Lang = None, texts_in_events: bool = False, **options: Any
+        self,
+        gate: Gate,
+        *,
+        lang: Lang = None,
+        texts_in_events: bool = False,
+        clarifier: Clarifier | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
-        self._judging = Judging(gate, lang, texts_in_events)
+        self._judging = Judging(gate, lang, texts_in_events, clarifier)
 
     @property
     def gate(self) -> Gate:
@@ -130,7 +138,7 @@ class GuardedWorkflow(Workflow):
     async def judge_contexts(self, ev: ContextsEvent) -> AnswerEvent | ClarifyEvent | RefuseEvent:
         """What is to be done with a question and its contexts."""
         decision = await self._judging.adecide(QueryBundle(ev.question), ev.nodes, ev.history)
-        return judged(ev, decision)
+        return judged(ev, await self._judging.aasking_back(decision))
 
 
 def judged(ev: ContextsEvent, decision: Decision) -> AnswerEvent | ClarifyEvent | RefuseEvent:

@@ -646,7 +646,7 @@ def test_synthesizer_that_ignores_or_cuts_its_contexts_is_refused(
 ) -> None:
     """A guard promises nothing where the answer does not come from what was judged."""
     engine = RetrieverQueryEngine(FixedRetriever([]), kind(llm=MockLLM()))
-    with pytest.raises(ConfigError, match="writes without its contexts, or a part") as caught:
+    with pytest.raises(ConfigError, match="writes without its contexts, or from a part") as caught:
         GuardedQueryEngine(engine, Gate(ScriptedJudge(0.9)))
     assert "compact" in str(caught.value.hint)
 

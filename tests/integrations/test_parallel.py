@@ -24,6 +24,7 @@ from bridge import (
     FixedRetriever,
     a_gate,
     a_node,
+    ask,
     bridge_nodes,
     record_of,
 )
@@ -33,7 +34,10 @@ from llama_index.core.base.response.schema import (
     AsyncStreamingResponse,
     StreamingResponse,
 )
-from llama_index.core.llms import CompletionResponse
+from llama_index.core.chat_engine import ContextChatEngine
+from llama_index.core.llms import LLM, CompletionResponse, CustomLLM, MockLLM
+from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from wire import Answer, Json, Request, Script, WireServer, chat, delta
@@ -41,7 +45,12 @@ from wire import Answer, Json, Request, Script, WireServer, chat, delta
 from guard import ConfigError, Gate, Policy, Query, Retry, Unmeasured, Verdict
 from guard.loop import shared_loop
 from guard.testing import Scripted, ScriptedJudge
-from guard_llama_index import GuardedQueryEngine
+from guard_llama_index import (
+    GuardedChatEngine,
+    GuardedQueryEngine,
+    GuardedSynthesizer,
+    lent,
+)
 from guard_llama_index.parallel import ReadAhead
 
 pytestmark = [pytest.mark.local, pytest.mark.wire]
@@ -66,7 +75,10 @@ class HeldJudge(ScriptedJudge):
         self._until, self._journal = until, journal
 
     def judge(self, query: Query, *, timeout: float) -> Verdict:
-        raise AssertionError("Parallel takes the asynchronous path.")
+        """Of the second verdict, which is not hidden behind anything."""
+        assert self.queries, "Parallel takes the asynchronous path."
+        self._journal.append("verdict")
+        return super().judge(query, timeout=timeout)
 
     async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
         while not self._until():
@@ -680,12 +692,142 @@ class Nested(BaseRetriever):
         return [a_node(str(self.engine.query(query_bundle)), "nested")]
 
 
-def test_a_parallel_query_inside_another_is_refused() -> None:
-    """Blocking on the loop that would have to answer, it would wait for ever."""
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_parallel_query_inside_another(way: str) -> None:
+    """A retriever that asks a guarded engine blocks whoever retrieves, and not our loop."""
     inner = RetrieverQueryEngine.from_args(FixedRetriever(bridge_nodes()), llm=CountingLLM())
     nested: Any = Nested
-    more = nested()
+    more: Any = nested()
     more.engine = GuardedQueryEngine(inner, a_gate(0.95)[0], mode="parallel")
-    engine = GuardedQueryEngine(inner, a_gate(0.05)[0], mode="parallel", retry_retrieval=more)
-    with pytest.raises(ConfigError, match="would wait for itself"):
-        engine.query(QUESTION)
+    gate, judge = a_gate(0.05)
+    engine = GuardedQueryEngine(inner, gate, mode="parallel", retry_retrieval=more)
+    assert ask(engine, way)[1] == REFUSE
+    assert judge.queries[1].contexts[-1] == ANSWER
+
+
+# ── One model, two event loops ───────────────────────────────────────────────────────────────────
+
+# Given by the caller, the client and its connections are his.
+CLIENTS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "none": lambda _url: {},
+    "a client": lambda url: {
+        "async_openai_client": openai.AsyncOpenAI(base_url=url, api_key="sk-canary")
+    },
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("client", CLIENTS)
+def test_one_model_for_blocking_and_awaited_queries(wire: Wire, stream: bool, client: str) -> None:
+    """Each kind has connections of its own, and keeps them; both go on after the other."""
+    whole = Answer(chat(content=ANSWER))
+    server = wire(lambda _request: Answer(events=[delta(ANSWER)]) if stream else whole)
+    llm: Any = OpenAILike(
+        model="wire-model",
+        api_base=server.url,
+        api_key="sk-canary",
+        max_retries=0,
+        is_chat_model=True,
+        **CLIENTS[client](server.url),
+    )
+    inner = RetrieverQueryEngine.from_args(
+        FixedRetriever(bridge_nodes()), llm=llm, streaming=stream
+    )
+    engine = GuardedQueryEngine(inner, a_gate(0.95)[0], mode="parallel")
+    given = llm._aclient
+
+    async def awaited(times: int) -> list[str]:
+        told = list[str]()
+        for _ in range(times):
+            response = await engine.aquery(QUESTION)
+            if isinstance(response, AsyncStreamingResponse):
+                response = await response.get_response()
+            told.append(str(response))
+        return told
+
+    with asyncio.Runner() as runner:
+        blocked = [str(engine.query(QUESTION)) for _ in range(2)]
+        assert llm._aclient is given  # Blocking queries leave the model as it is.
+        said = runner.run(awaited(2))
+        blocked.append(str(engine.query(QUESTION)))
+        said += runner.run(awaited(1))
+        runner.run(llm._aclient.close())
+    assert blocked == said == [ANSWER] * 3
+    assert len(server.requests) == 6
+    [ours] = [one for (_, number), one in lent._clients.items() if number == id(llm)]
+    shared_loop.run(ours.close(), PATIENCE)
+
+
+def test_a_models_connections_end_with_it(wire: Wire) -> None:
+    """Applications that build their model for each request would collect sockets otherwise."""
+    server = wire(Answer(chat(content=ANSWER)))
+
+    def asked() -> openai.AsyncOpenAI:
+        llm: Any = OpenAILike(
+            model="wire-model", api_base=server.url, api_key="sk-canary", is_chat_model=True
+        )
+        inner = RetrieverQueryEngine.from_args(FixedRetriever(bridge_nodes()), llm=llm)
+        engine = GuardedQueryEngine(inner, a_gate(0.95)[0], mode="parallel")
+        assert str(engine.query(QUESTION)) == ANSWER
+        clients: Iterable[openai.AsyncOpenAI] = lent._clients.values()
+        return list(clients)[-1]
+
+    gc.collect()
+    before = list(lent._clients)
+    client = asked()
+    gc.collect()
+    assert list(lent._clients) == before
+    end = time.monotonic() + PATIENCE
+    while not client.is_closed():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_a_new_prompt_reaches_blocking_queries_too() -> None:
+    """What answers on our loop is a copy, made anew for each query."""
+    llm = CountingLLM()
+    inner = RetrieverQueryEngine.from_args(FixedRetriever(bridge_nodes()), llm=llm)
+    engine = GuardedQueryEngine(inner, a_gate(0.95)[0], mode="parallel")
+    engine.query(QUESTION)
+    name = "query_engine:response_synthesizer:text_qa_template"
+    engine.update_prompts({name: PromptTemplate("Briefly: {context_str} {query_str}")})
+    engine.query(QUESTION)
+    assert [prompt.startswith("Briefly:") for prompt in llm.prompts] == [False, True]
+
+
+class Blocking(CountingLLM):
+    """A model whose asynchronous methods are those that CustomLLM has, which block."""
+
+    acomplete = CustomLLM.acomplete
+    astream_complete = CustomLLM.astream_complete
+
+
+class Slowly(MockLLM):
+    """LlamaIndex's model for tests, made to take its time."""
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("kind", [Blocking, Slowly])
+def test_a_model_that_blocks_is_refused(kind: type[LLM]) -> None:
+    """Nothing could be written while the judge decides, nor cancelled."""
+    llm, gate = kind(), a_gate(0.9)[0]
+    inner = RetrieverQueryEngine.from_args(FixedRetriever([]), llm=llm)
+    memory = ChatMemoryBuffer.from_defaults(token_limit=1000)
+    chat_engine = ContextChatEngine.from_defaults(FixedRetriever([]), llm=llm, memory=memory)
+    for guard in (
+        lambda: GuardedQueryEngine(inner, gate, mode="parallel"),
+        lambda: GuardedSynthesizer(inner._response_synthesizer, gate, mode="parallel"),
+        lambda: GuardedChatEngine(chat_engine, gate, mode="parallel"),
+    ):
+        with pytest.raises(ConfigError, match=f"{kind.__name__} blocks in acomplete") as caught:
+            guard()
+        assert str(caught.value.hint).startswith('Use mode="before"')
+    GuardedQueryEngine(inner, gate)
+
+
+def test_llamaindexs_model_for_tests_is_not_refused() -> None:
+    inner = RetrieverQueryEngine.from_args(FixedRetriever(bridge_nodes()), llm=MockLLM())
+    engine = GuardedQueryEngine(inner, a_gate(0.95)[0], mode="parallel")
+    assert "1932" in ask(engine, "sync")[1]

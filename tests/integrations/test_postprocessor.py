@@ -11,12 +11,19 @@ from bridge import ANSWER, CLARIFY, QUESTION, REFUSE, CountingLLM, FixedRetrieve
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextChatEngine
 from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore
 from parts import OUTAGE, a_gate, an_engine, queries_of
 
 from guard import ConfigError, Gate, GuardError, Unmeasured
 from guard.testing import Scripted
-from guard_llama_index import ContextsInsufficient, GuardPostprocessor, response_of
+from guard_llama_index import (
+    ContextsInsufficient,
+    GuardedChatEngine,
+    GuardedQueryEngine,
+    GuardPostprocessor,
+    response_of,
+)
 
 pytestmark = pytest.mark.local
 
@@ -133,3 +140,19 @@ def test_the_error_can_be_copied() -> None:
     for twin in (copy.copy(caught.value), pickle.loads(pickle.dumps(caught.value))):
         assert (str(twin), twin.decision) == (REFUSE, caught.value.decision)
         assert twin.nodes == caught.value.nodes
+
+
+@pytest.mark.parametrize("guard", [GuardedQueryEngine, GuardedChatEngine])
+def test_a_guard_around_it_is_refused(guard: Any) -> None:
+    """It would raise inside, where its user expects a message."""
+    gate, writer = a_gate(0.05), CountingLLM()
+    posts: list[BaseNodePostprocessor] = [GuardPostprocessor(gate)]
+    memory = ChatMemoryBuffer.from_defaults(token_limit=1000)
+    inner: Any = an_engine(writer, node_postprocessors=posts)
+    if guard is GuardedChatEngine:
+        inner = ContextChatEngine.from_defaults(
+            FixedRetriever([]), memory=memory, llm=writer, node_postprocessors=posts
+        )
+    with pytest.raises(ConfigError, match="has a GuardPostprocessor already") as caught:
+        guard(inner, gate)
+    assert "leave it out of node_postprocessors" in str(caught.value.hint)

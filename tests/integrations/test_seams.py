@@ -210,7 +210,7 @@ def test_a_synthesizer_that_cannot_be_guarded_is_refused() -> None:
         with pytest.raises(ConfigError, match=why):
             GuardedSynthesizer(cast("BaseSynthesizer", wrong), gate)
     engine = RetrieverQueryEngine(FixedRetriever([]), response_synthesizer=guarded)
-    with pytest.raises(ConfigError, match="has a guarded synthesizer already"):
+    with pytest.raises(ConfigError, match="RetrieverQueryEngine's .* is already guarded"):
         GuardedQueryEngine(engine, gate)
 
 
