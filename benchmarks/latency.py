@@ -50,6 +50,7 @@ from guard.judges.embedded import weights
 from guard_llama_index import ANSWER_TEMPLATE, GuardedQueryEngine
 from guard_llama_index.answering import Mode
 
+ROUNDS = 5  # Of streams at once, of each kind.
 NODES = [
     NodeWithScore(node=TextNode(text=f"The bridge number {number} was opened in {1900 + number}."))
     for number in range(4)
@@ -277,9 +278,10 @@ async def refused(options: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 async def crowd(endpoint: Endpoint, streams: int) -> list[dict[str, Any]]:
-    """So many streams at once, thrice: seconds for all of them, and what they leave behind.
+    """So many streams at once, in several rounds: seconds for all, and what they leave behind.
 
-    Beside the guarded ones, what is fair to compare them with: unguarded, after one more call each.
+    With each guarded kind what is fair to compare it with: unguarded, and one more call each, after
+    or beside it.
     """
     rows = list[dict[str, Any]]()
     async with judge_of(endpoint) as judge:
@@ -289,11 +291,12 @@ async def crowd(endpoint: Endpoint, streams: int) -> list[dict[str, Any]]:
         before = GuardedQueryEngine(engine_of(endpoint), patient)
         kinds: dict[str, Callable[[str], Awaitable[Any]]] = {
             "unguarded": lambda question: first_token(plain, question),
-            "unguarded + 1 call": lambda question: _after_a_call(client, plain, question),
+            "after 1 more call": lambda question: _after_a_call(client, plain, question),
             "before": lambda question: first_token(before, question),
+            "beside 1 more call": lambda question: _beside_a_call(client, plain, question),
             "parallel": lambda question: first_token(parallel, question),
         }
-        for _ in range(3):
+        for _ in range(ROUNDS):
             for name, ask in kinds.items():
                 rows.append(await _rush(name, ask, streams))
         await client.close()
@@ -301,6 +304,15 @@ async def crowd(endpoint: Endpoint, streams: int) -> list[dict[str, Any]]:
 
 
 async def _after_a_call(client: AsyncOpenAI, engine: BaseQueryEngine, question: str) -> None:
+    await _a_call(client, question)
+    await first_token(engine, question)
+
+
+async def _beside_a_call(client: AsyncOpenAI, engine: BaseQueryEngine, question: str) -> None:
+    await asyncio.gather(_a_call(client, question), first_token(engine, question))
+
+
+async def _a_call(client: AsyncOpenAI, question: str) -> None:
     passages = "\n".join(each.node.get_content() for each in NODES)
     await client.chat.completions.create(
         model="m",
@@ -308,7 +320,27 @@ async def _after_a_call(client: AsyncOpenAI, engine: BaseQueryEngine, question: 
         logprobs=True,
         top_logprobs=20,
     )
-    await first_token(engine, question)
+
+
+# What is guarded, and what to compare it with.
+FAIR = {"before": "after 1 more call", "parallel": "beside 1 more call"}
+
+
+def compared(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Throughput of the guarded kinds over that of the unguarded ones of the same round."""
+    speeds = {
+        name: [row["streams_per_second"] for row in rows if row["kind"] == name]
+        for name in {row["kind"] for row in rows}
+    }
+    found = dict[str, dict[str, float]]()
+    for name, other in FAIR.items() if rows else ():
+        ratios = sorted(one / two for one, two in zip(speeds[name], speeds[other], strict=True))
+        found[name] = {
+            "median": statistics.median(ratios),
+            "lowest": ratios[0],
+            "highest": ratios[-1],
+        }
+    return found
 
 
 async def _rush(name: str, ask: Callable[[str], Awaitable[Any]], streams: int) -> dict[str, Any]:
@@ -395,7 +427,8 @@ def main() -> None:
     cost = asyncio.run(refused(options))
     real = asyncio.run(on_llama(options.queries)) if options.llama else []
     if options.json:
-        print(json.dumps({"first_token": rows, "refusal": cost, "crowd": rush, "llama": real}))
+        found = {"first_token": rows, "refusal": cost, "crowd": rush, "llama": real}
+        print(json.dumps({**found, "throughput": compared(rush)}))
         return
     _show(options, rows, cost, rush)
     for row in real:
@@ -428,6 +461,11 @@ def _show(
             f"{row['kind']:22}{row['streams_per_second']:>8.0f} streams/s, {row['seconds']:.2f} s, "
             f"left: {row['tasks_left']} tasks, {row['generators_left']} generators, "
             f"{row['files_open']} files; {row['memory_mb']:.0f} MB"
+        )
+    for name, ratio in compared(rush).items():
+        print(
+            f"throughput, {name} to {FAIR[name]}: median {ratio['median']:.3f} "
+            f"({ratio['lowest']:.3f} to {ratio['highest']:.3f}, {ROUNDS} rounds)"
         )
 
 

@@ -1,8 +1,9 @@
 """A cache of verdicts: what a judge said of a query is not asked again.
 
 Verdicts are kept, never decisions: thresholds, policies and messages may change under them. The key
-covers the judge's fingerprint, the question, its history and every context, so an edited passage is
-a miss. It is a hash: no text is kept.
+covers the judge's fingerprint, the question, its history and every context, so an edited passage
+is a miss. It is a hash: no text is kept. A fingerprint names the model, not the address: two servers
+that call different models by one name need a cache each.
 """
 
 import hashlib
