@@ -2,8 +2,8 @@
 
 Verdicts are kept, never decisions: thresholds, policies and messages may change under them. The key
 covers the judge's fingerprint, the question, its history and every context, so an edited passage
-is a miss. It is a hash: no text is kept. A fingerprint names the model, not the address: two servers
-that call different models by one name need a cache each.
+is a miss. It is a hash: no text is kept. A fingerprint names the model, not the address:
+two servers that call different models by one name need a cache each.
 """
 
 import hashlib
