@@ -1,0 +1,65 @@
+"""A certificate: what was promised of two thresholds, on which evidence, with which confidence."""
+
+from dataclasses import dataclass
+
+from guard.thresholds import Thresholds
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One of the two promises: a rate that stays at or below what was asked for.
+
+    Attributes:
+        most: the rate promised at most, in (0, 1).
+        events: rows in which it happened: leaks, or false refusals.
+        rows: rows that it is a share of: those answered, or those sufficient.
+    """
+
+    most: float
+    events: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The promise of a pair of thresholds.
+
+    With ``confidence`` in the draw of the rows it was made from, both rates hold together for new
+    queries drawn as those rows were, judged and routed as they were.
+
+    Attributes:
+        leak: P(insufficient | answered).
+        false_refusal: P(refused | sufficient).
+        confidence: probability in (0, 1) that both hold, over the draw of rows.
+        n: rows it was made from, one of each group.
+        groups: how many groups there were.
+        method: how it was made, in words.
+    """
+
+    leak: Bound
+    false_refusal: Bound
+    confidence: float
+    n: int
+    groups: int
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """Two thresholds, and what is promised of them."""
+
+    thresholds: Thresholds
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class NotCertifiable:
+    """No thresholds can be promised what was asked for, on these rows.
+
+    Attributes:
+        reason: which bound failed and by how much, in sentences.
+        needed_n: about how many rows would do, if rates stay as seen; ``None`` = none would.
+    """
+
+    reason: str
+    needed_n: int | None
