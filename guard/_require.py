@@ -15,8 +15,14 @@ def require_number(
         kind = "a whole number" if whole else "a number"
         raise ConfigError(
             f"`{name}` is {value!r:.40}; it must be {kind} from {low:g} to {high:g}.",
-            hint=f"Pass {name} as a number, not as text.",
+            hint=_fitting(name, value, low, high),
         )
+
+
+def _fitting(name: str, value: object, low: float, high: float) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"Pass a value from {low:g} to {high:g}."
+    return f"Pass {name} as a number, not as text."
 
 
 def require_instance(name: str, value: object, kind: type) -> None:

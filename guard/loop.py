@@ -49,6 +49,11 @@ class LoopThread:
         finally:
             future.cancel()
 
+    @property
+    def running(self) -> asyncio.AbstractEventLoop | None:
+        """The loop, if it was started in this process; takes no lock, and starts none."""
+        return self._loop if self._pid == os.getpid() else None
+
     def _is_here(self) -> bool:
         try:
             return asyncio.get_running_loop() is self.loop()

@@ -15,6 +15,9 @@ from guard.cache import MAX_ENTRIES
 from guard.errors import ConfigError
 from guard.verdict import Usage, Verdict
 
+# Seconds to wait for another process's lock: a miss costs one judgement, and waiting the deadline.
+_PATIENCE = 0.1
+
 
 class SqliteCache:
     """Keeps verdicts in a file, which several processes may share; the file is private.
@@ -57,7 +60,8 @@ class SqliteCache:
         odd = (TypeError, ValueError)
         with self._lock, suppress(sqlite3.Error, OSError, *odd), self._open() as file:
             file.execute(
-                "INSERT OR REPLACE INTO verdicts (key, verdict) VALUES (?, ?)",
+                "INSERT INTO verdicts (key, verdict) VALUES (?, ?) "
+                "ON CONFLICT (key) DO UPDATE SET verdict = excluded.verdict",
                 (key, json.dumps(asdict(verdict))),
             )
             file.execute(
@@ -84,7 +88,7 @@ class SqliteCache:
             _make_private(self.path)
             if self._file is not None:
                 _inherited.append(self._file)
-            self._file = sqlite3.connect(self.path, timeout=1.0, check_same_thread=False)
+            self._file = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False)
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._file.execute(_TABLE)

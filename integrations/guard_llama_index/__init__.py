@@ -16,7 +16,7 @@ try:
     from guard_llama_index.prompts import update_prompts
     from guard_llama_index.query_engine import GuardedQueryEngine
     from guard_llama_index.synthesizer import GuardedSynthesizer
-    from guard_llama_index.tool import GuardedQueryTool
+    from guard_llama_index.tool import GuardedQueryTool, responses_in
     from guard_llama_index.workflow import (
         AnswerEvent,
         ClarifyEvent,
@@ -56,6 +56,7 @@ __all__ = [
     "SufficientContextEvaluator",
     "judged",
     "response_of",
+    "responses_in",
     "update_prompts",
 ]
 

@@ -80,8 +80,11 @@ class Answering:
         nodes = [*nodes, *fresh]
         shown = writer.shown(nodes) if writer.shown else nodes
         decision = self.judging.decide(query, shown)
-        if decision.passes:
+        if decision.passes and not decision.unmeasured:
             return recorded(writer.write(nodes), decision, made)
+        if decision.unmeasured:
+            # What was measured stands: an outage must not make an answer, or less, of it.
+            return _told(self.judging.asking_back(made), shown, writer, awaited=False)
         decision = self.judging.asking_back(decision)
         return _told(decision, shown, writer, awaited=False, first=made)
 
@@ -97,8 +100,10 @@ class Answering:
         nodes = [*nodes, *fresh]
         shown = await _shown(writer, nodes)
         decision = await self.judging.adecide(query, shown)
-        if decision.passes:
+        if decision.passes and not decision.unmeasured:
             return recorded(await writer.awrite(nodes), decision, made)
+        if decision.unmeasured:
+            return _told(await self.judging.aasking_back(made), shown, writer, awaited=True)
         decision = await self.judging.aasking_back(decision)
         return _told(decision, shown, writer, awaited=True, first=made)
 

@@ -2,11 +2,11 @@
 
 import copy
 import threading
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextChatEngine
 from llama_index.core.chat_engine.types import (
@@ -19,12 +19,14 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from guard import ConfigError, Decision, Gate, Messages, Route
 from guard._require import require_number
+from guard.flow import arun, run
 from guard_llama_index.answering import Answering, Mode
 from guard_llama_index.clarifier import Clarifier, asks_back
 from guard_llama_index.judging import Judging, Lang, Turns
 from guard_llama_index.postprocessor import require_unjudged
 from guard_llama_index.synthesizer import GuardedSynthesizer
 
+State = Mapping[str, Any]
 History = list[ChatMessage] | None
 Chunks = list[NodeWithScore] | None
 
@@ -51,27 +53,32 @@ class GuardedChatEngine(BaseChatEngine):
     What is judged is the stand-alone question where the engine condenses the conversation, else the
     message with the last turns.
 
-    After ``clarify`` the question is open: the next turn, even if it asks something new, is joined
-    to it and to what we asked, and that is retrieved for, judged, and kept in memory once it is
-    answered. What could not be measured leaves the open question open. Until something is
-    answered, at most ``max_clarifications`` questions are asked back, whatever the user writes;
-    where one more would be asked, the engine refuses. The record then says what was done,
-    ``"route": "refuse"``, and why, e.g. ``"reason": "uncertain"``, which is no reason to refuse
-    otherwise. ``"clarifications"``, beside the record, counts the questions asked back until then,
-    the one at hand included.
+    After ``clarify`` the question is open: the next turn is joined to it and to what we asked, and
+    that is retrieved for and judged. Where that cannot be answered, the turn is judged once more as
+    it stands, since it may ask something new; if so, the record holds both, the former under
+    ``first``. Once answered, all of it is kept in memory, as it was said. What could not be
+    measured leaves the open question open.
 
-    One of these is one conversation, as with the engine inside; calls may overlap.
+    At most ``max_clarifications`` questions are asked back in a conversation, which `reset` ends,
+    whatever the user writes; where one more would be asked, the engine refuses. The record then
+    says what was done, ``"route": "refuse"``, and why, e.g. ``"reason": "uncertain"``, which is no
+    reason to refuse otherwise. ``"clarifications"``, beside the record, counts the questions asked
+    back, the one at hand included.
+
+    One of these is one conversation, as with the engine inside; calls may overlap. Where it is made
+    anew for each request, keep `state` beside the engine's memory, and pass it.
 
     Args:
         engine: a ContextChatEngine or CondensePlusContextChatEngine. It is never changed, except
             for its memory.
         gate: decides.
         clarifier: writes the question to ask back; ``None`` = the policy's fixed message.
-        max_clarifications: questions asked back until one is answered, at most; 0 = none.
+        max_clarifications: questions asked back in a conversation, at most; 0 = none.
         lang: the language (BCP 47) of messages, or a function that tells it of a query.
         mode: ``"before"``, or ``"parallel"``: write while the judge decides, and hold it back; see
             `GuardedSynthesizer` for what that asks of the model.
         texts_in_events: whether `GuardDecisionEvent` carries question and passages.
+        state: of the conversation so far, as `state` gave it.
 
     Raises:
         ConfigError: ``engine`` cannot be guarded, or another argument is not what it must be; or a
@@ -85,10 +92,11 @@ class GuardedChatEngine(BaseChatEngine):
         gate: Gate,
         *,
         clarifier: Clarifier | None = None,
-        max_clarifications: int = 1,
+        max_clarifications: int = 3,
         lang: Lang = None,
         mode: Mode = "before",
         texts_in_events: bool = False,
+        state: State | None = None,
     ) -> None:
         _require_guardable(engine)
         require_unjudged(engine)
@@ -97,7 +105,7 @@ class GuardedChatEngine(BaseChatEngine):
         self._answering = Answering(Judging(gate, lang, texts_in_events, clarifier), mode)
         self._answering.require_fitting(engine)
         self._limit = max_clarifications
-        self._conversation = _Conversation(max_clarifications)
+        self._conversation = _Conversation(max_clarifications, state)
 
     @property
     def engine(self) -> BaseChatEngine:
@@ -113,6 +121,14 @@ class GuardedChatEngine(BaseChatEngine):
     def chat_history(self) -> list[ChatMessage]:
         """The engine's memory: what was answered, and nothing else."""
         return self._engine.chat_history
+
+    @property
+    def state(self) -> State:
+        """The open question and the number of questions asked back, as JSON-ready values.
+
+        It holds texts. It goes with the engine's memory: store both, or neither.
+        """
+        return self._conversation.state
 
     def reset(self) -> None:
         """Forgets the conversation, and any open question."""
@@ -131,59 +147,77 @@ class GuardedChatEngine(BaseChatEngine):
             chat_history: replaces the memory.
             prev_chunks: for a ContextChatEngine: used, and judged, where nothing is retrieved.
         """
-        with self._turn(message) as turn:
-            engine = self._engine_for(turn)
-            response: AgentChatResponse = engine.chat(
+
+        def said(turn: _Turn) -> AgentChatResponse:
+            told: AgentChatResponse = self._engine_for(turn).chat(
                 turn.message, chat_history, **_given(prev_chunks)
             )
-            turn.record_in(response)
+            return told
+
+        response: AgentChatResponse = run(self._talk(message), said)
         return response
 
     async def achat(
         self, message: str, chat_history: History = None, prev_chunks: Chunks = None
     ) -> AgentChatResponse:
         """As `chat`."""
-        with self._turn(message) as turn:
-            engine = self._engine_for(turn)
-            response: AgentChatResponse = await engine.achat(
+
+        async def said(turn: _Turn) -> AgentChatResponse:
+            told: AgentChatResponse = await self._engine_for(turn).achat(
                 turn.message, chat_history, **_given(prev_chunks)
             )
-            turn.record_in(response)
+            return told
+
+        response: AgentChatResponse = await arun(self._talk(message), said)
         return response
 
     def stream_chat(
         self, message: str, chat_history: History = None, prev_chunks: Chunks = None
     ) -> StreamingAgentChatResponse:
         """As `chat`; the message is streamed as well."""
-        with self._turn(message) as turn:
-            engine = self._engine_for(turn)
-            response: StreamingAgentChatResponse = engine.stream_chat(
+
+        def said(turn: _Turn) -> StreamingAgentChatResponse:
+            told: StreamingAgentChatResponse = self._engine_for(turn).stream_chat(
                 turn.message, chat_history, **_given(prev_chunks)
             )
-            turn.record_in(response)
+            return told
+
+        response: StreamingAgentChatResponse = run(self._talk(message), said)
         return response
 
     async def astream_chat(
         self, message: str, chat_history: History = None, prev_chunks: Chunks = None
     ) -> StreamingAgentChatResponse:
         """As `stream_chat`."""
-        with self._turn(message) as turn:
-            engine = self._engine_for(turn)
-            response: StreamingAgentChatResponse = await engine.astream_chat(
+
+        async def said(turn: _Turn) -> StreamingAgentChatResponse:
+            told: StreamingAgentChatResponse = await self._engine_for(turn).astream_chat(
                 turn.message, chat_history, **_given(prev_chunks)
             )
-            turn.record_in(response)
+            return told
+
+        response: StreamingAgentChatResponse = await arun(self._talk(message), said)
         return response
 
-    @contextmanager
-    def _turn(self, message: str) -> "Generator[_Turn]":
-        turn = _Turn(self._conversation, message)
-        try:
-            yield turn
-        except BaseException:
-            turn.give_back()
-            raise
+    def _talk(self, message: str) -> "Generator[_Turn, Any, Any]":
+        """Each turn with the engine that a message leads to, in order; the response to it."""
+        turn = _Turn(self._conversation, message, self._conversation.take())
+        response = yield from _had(turn)
+        if turn.is_in_vain:
+            # It may be no reply to our question, but one that can be answered as it stands.
+            alone = _Turn(self._conversation, message)
+            try:
+                second = yield from _had(alone, turn.decision)
+            except BaseException:
+                turn.give_back()
+                raise
+            if alone.passes or (alone.asks_back and not turn.asks_back):
+                turn.withdraw()
+                alone.close()
+                return second
+            alone.withdraw()
         turn.close()
+        return response
 
     def _engine_for(self, turn: "_Turn") -> Any:
         """The engine for one turn: a copy, since others may be using it for theirs."""
@@ -216,6 +250,17 @@ def _capture_condensed(engine: Any, own: Any, turn: "_Turn") -> None:
         own._condense_question, own._acondense_question = condense, acondense
 
 
+def _had(turn: "_Turn", first: Decision | None = None) -> "Generator[_Turn, Any, Any]":
+    """One turn with the engine, and its record."""
+    try:
+        response = yield turn
+        turn.record_in(response, first)
+    except BaseException:
+        turn.give_back()
+        raise
+    return response
+
+
 def _given(prev_chunks: Chunks) -> dict[str, Chunks]:
     # Only one of the two engines takes them, and says so itself.
     return {} if prev_chunks is None else {"prev_chunks": prev_chunks}
@@ -225,14 +270,39 @@ def _given(prev_chunks: Chunks) -> dict[str, Chunks]:
 
 
 class _Open(NamedTuple):
-    """A question that waits for the user's reply to ours."""
+    """A question that waits for the user's reply to ours.
+
+    Attributes:
+        question: what the user wants to know, all that was said of it as one text.
+        asked: what we asked back.
+        said: each turn of it as it was said, ours last: ``(role, text)``.
+    """
 
     question: str
     asked: str
+    said: tuple[tuple[str, str], ...]
 
     def joined(self, reply: str) -> str:
-        """All three as one message; dashes, because they mean a dialogue in any language."""
+        """All of it as one message; dashes, because they mean a dialogue in any language."""
         return f"{self.question}\n\u2013 {self.asked}\n\u2013 {reply}"
+
+
+def _restored(state: State) -> tuple[_Open | None, int]:
+    """The open question, and how many were asked back.
+
+    Raises:
+        ConfigError: ``state`` is not what `GuardedChatEngine.state` gives.
+    """
+    try:
+        asked, waiting = state["clarifications"], state["open"]
+        require_number("clarifications", asked, 0, 100, whole=True)
+        if waiting is None:
+            return None, asked
+        said = tuple((str(role), str(text)) for role, text in waiting["said"])
+        return _Open(str(waiting["question"]), str(waiting["asked"]), said), asked
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"`state` is not a conversation's ({type(error).__name__})."
+        raise ConfigError(why, hint="Pass what GuardedChatEngine.state gave.") from None
 
 
 class _Conversation:
@@ -242,12 +312,18 @@ class _Conversation:
         over: whether it was reset; turns under way are remembered no more.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, state: State | None = None) -> None:
         self.over = False
         self._limit = limit
         self._lock = threading.Lock()
-        self._open: _Open | None = None
-        self._asked = 0
+        self._open, self._asked = (None, 0) if state is None else _restored(state)
+
+    @property
+    def state(self) -> State:
+        """It as JSON-ready values."""
+        with self._lock:
+            waiting = None if self._open is None else self._open._asdict()
+            return {"open": waiting, "clarifications": self._asked}
 
     @property
     def asked(self) -> int:
@@ -277,10 +353,16 @@ class _Conversation:
             self._asked += allowed
         return allowed
 
-    def answered(self) -> None:
-        """Begins to count anew."""
+    def take_back(self) -> None:
+        """A question that was counted was never put to the user."""
         with self._lock:
-            self._asked = 0
+            self._asked -= 1
+
+    def close(self, answered: _Open | None) -> None:
+        """It is open no longer, unless there is a newer one."""
+        with self._lock:
+            if self._open is answered:
+                self._open = None
 
 
 # ── One turn ─────────────────────────────────────────────────────────────────────────────────────
@@ -296,24 +378,53 @@ class _Turn:
         decision: ``None`` until there is one.
     """
 
-    def __init__(self, conversation: _Conversation, message: str) -> None:
-        self._conversation = conversation
-        self._reply_to = conversation.take()
-        self.message = self._reply_to.joined(message) if self._reply_to else message
+    def __init__(
+        self, conversation: _Conversation, message: str, reply_to: _Open | None = None
+    ) -> None:
+        self._conversation, self._reply_to = conversation, reply_to
+        self._said = (*(reply_to.said if reply_to else ()), ("user", message))
+        self.message = reply_to.joined(message) if reply_to else message
         self.question = self.message
         self.history: Turns = ()
         self.decision: Decision | None = None
-        self._condensed = False
+        self._condensed = self._answered = self._counted = False
+        self._held = list[ChatMessage]()
         self._asked = 0
 
-    def keeps(self, message: ChatMessage) -> bool:
-        """Whether a message of this turn belongs into the engine's memory."""
-        if self.decision is None or not self.decision.passes:
-            return False
+    @property
+    def passes(self) -> bool:
+        """Whether it is answered."""
+        return self.decision is not None and self.decision.passes
+
+    def kept(self, message: ChatMessage) -> list[ChatMessage]:
+        """What of a message belongs into the engine's memory: an answered turn as it was said."""
+        if not self.passes or self._conversation.over:
+            return []
+        if message.role is not MessageRole.ASSISTANT:
+            own = message.role is MessageRole.USER and message.content == self.message
+            self._held += self._as_said() if own else [message]
+            return []
         # Written once the answer is whole, at the end of its stream; one that fails is none.
-        if message.role is MessageRole.ASSISTANT:
-            self._conversation.answered()
-        return not self._conversation.over
+        self._answered = True
+        self._conversation.close(self._reply_to)
+        held, self._held = self._held, []
+        return [*held, message]
+
+    def _as_said(self) -> list[ChatMessage]:
+        return [ChatMessage(content=text, role=role) for role, text in self._said]
+
+    @property
+    def asks_back(self) -> bool:
+        """Whether the user is asked something."""
+        return self.decision is not None and asks_back(self.decision)
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether it was taken as a reply, measured, and is not answered."""
+        decision = self.decision
+        if decision is None or decision.unmeasured or decision.passes:
+            return False
+        return self._reply_to is not None
 
     def condensed(self, question: str) -> str:
         """The engine has condensed the conversation to ``question``, which stands alone."""
@@ -328,8 +439,10 @@ class _Turn:
 
     def settle(self, decision: Decision, messages: Messages) -> Decision:
         """What is done: a question too many is a refusal."""
-        if asks_back(decision) and not self._conversation.may_ask():
-            decision = _refused(decision, messages)
+        if asks_back(decision):
+            self._counted = self._conversation.may_ask()
+            if not self._counted:
+                decision = _refused(decision, messages)
         self._asked = self._conversation.asked
         self.decision = decision
         return decision
@@ -339,8 +452,16 @@ class _Turn:
         self.decision = decision
         return decision
 
-    def record_in(self, response: AgentChatResponse | StreamingAgentChatResponse) -> None:
+    def record_in(
+        self,
+        response: AgentChatResponse | StreamingAgentChatResponse,
+        first: Decision | None = None,
+    ) -> None:
         """Puts the record into the response's metadata.
+
+        Args:
+            response: the engine's.
+            first: the decision on the message as a reply, before it was judged as it stands.
 
         Raises:
             ConfigError: nothing was judged. What the engine wrote must not pass for judged.
@@ -351,21 +472,33 @@ class _Turn:
                 hint="Guard ContextChatEngine or CondensePlusContextChatEngine as they are.",
             )
         record = {**self.decision.to_dict(), "clarifications": self._asked}
+        if first is not None:
+            record["first"] = first.to_dict()
         # LlamaIndex's streaming response declares no metadata.
         known: dict[str, Any] = getattr(response, "metadata", None) or {}
         vars(response)["metadata"] = {**known, "guard": record}
 
     def give_back(self) -> None:
-        """It came to nothing: what it replied to is open still."""
+        """It came to nothing: what it replied to is open still, and nothing was asked."""
         self._conversation.give_back(self._reply_to)
+        self.withdraw()
+
+    def withdraw(self) -> None:
+        """What it asks back is not put to the user."""
+        if self._counted:
+            self._conversation.take_back()
+            self._counted = False
 
     def close(self) -> None:
         """It is told: what is open now?"""
         assert self.decision is not None
-        if asks_back(self.decision):
-            self._conversation.wait_for(_Open(self.message, self.decision.message or ""))
-        elif self.decision.unmeasured and not self.decision.passes:
-            self.give_back()
+        if self.asks_back:
+            asked = self.decision.message or ""
+            said = (*self._said, ("assistant", asked))
+            self._conversation.wait_for(_Open(self.message, asked, said))
+        elif self.decision.unmeasured or (self.passes and not self._answered):
+            # An answer that is still being streamed may break off.
+            self._conversation.give_back(self._reply_to)
 
 
 def _refused(decision: Decision, messages: Messages) -> Decision:
@@ -394,21 +527,24 @@ class _TurnMemory:
 
     def put(self, message: ChatMessage) -> None:
         """Keeps a message of an answered turn."""
-        if self._turn.keeps(message):
-            self._memory.put(message)
+        self.put_messages([message])
 
     async def aput(self, message: ChatMessage) -> None:
         """As `put`."""
-        if self._turn.keeps(message):
-            await self._memory.aput(message)
+        await self.aput_messages([message])
 
     def put_messages(self, messages: list[ChatMessage]) -> None:
         """As `put`."""
-        self._memory.put_messages([each for each in messages if self._turn.keeps(each)])
+        for each in self._kept(messages):
+            self._memory.put(each)
 
     async def aput_messages(self, messages: list[ChatMessage]) -> None:
         """As `put`."""
-        await self._memory.aput_messages([each for each in messages if self._turn.keeps(each)])
+        for each in self._kept(messages):
+            await self._memory.aput(each)
+
+    def _kept(self, messages: list[ChatMessage]) -> list[ChatMessage]:
+        return [kept for each in messages for kept in self._turn.kept(each)]
 
 
 @dataclass(frozen=True)
@@ -457,6 +593,8 @@ def _require_guardable(engine: object) -> None:
     name = type(engine).__name__
     if isinstance(engine, GuardedChatEngine):
         raise ConfigError(f"{name} is already guarded.", hint="One gate is enough.")
+    if isinstance(engine, BaseQueryEngine):
+        raise ConfigError(f"{name} is a query engine.", hint="Use GuardedQueryEngine for it.")
     if not isinstance(engine, ContextChatEngine | CondensePlusContextChatEngine):
         raise ConfigError(
             f"{name} cannot be guarded: only ContextChatEngine and CondensePlusContextChatEngine"

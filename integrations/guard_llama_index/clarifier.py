@@ -5,6 +5,7 @@ import contextvars
 import logging
 import re
 import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -15,6 +16,7 @@ from guard import ConfigError, Decision, Query, Route
 from guard._require import require_number
 from guard.policy import MAX_DEADLINE, MIN_DEADLINE
 from guard.prompt import Prompt
+from guard_llama_index.lent import blocks
 
 CLARIFY_TEMPLATE = """\
 {evidence}
@@ -35,8 +37,11 @@ _CALLS = 32  # Of blocking LLMs, at once; those left behind included.
 _MARKS = "?\uff1f\u061f\u037e"  # Latin, full-width, Arabic, Greek.
 # Where a sentence ends before the end. "St. John" ends one too: better the fixed message than two.
 _TWO_SENTENCES = re.compile(r"[.!?\u2026\u061f](?=\s)|[\u3002\uff01\uff1f]|;\s|\u061b")
-# Links, images, markup: whatever a chat window would turn into more than words.
-_MORE_THAN_WORDS = re.compile(r"://|www\.|\]\s*\(|[<>`\[\]{}|\\]", re.IGNORECASE)
+# Links, addresses, numbers to call, markup: whatever a chat window would turn into more than words.
+_MORE_THAN_WORDS = re.compile(
+    r"://|www\.|[<>`\[\]{}|\\*_~#@&]|\b[a-z][\w+.-]*:\S|\w\.[a-z]{2,}|\+?\d(?:[\s().-]*\d){6,}",
+    re.IGNORECASE,
+)
 _JOINERS = "\u200c\u200d"  # Unprintable to Python; Persian and Hindi cannot be written without.
 
 logger = logging.getLogger("guard")
@@ -49,9 +54,11 @@ class Clarifier:
         chat = GuardedChatEngine(chat_engine, gate, clarifier=Clarifier(llm))
 
     Passages are untrusted, and so is a question written after reading them. It must be one
-    sentence of at most 200 characters that ends with a question mark, hold no link or markup, and
-    not stand in a passage word for word. Whatever else comes back, or does not come back in time,
-    is ``None``: the policy's fixed message is used.
+    sentence of at most 200 characters that ends with a question mark, hold no address, link,
+    number to call or markup, and not stand in a passage word for word. Whatever else comes back, or
+    does not come back in time, is ``None``: the policy's fixed message is used, and the log says
+    so. What no pattern can tell is what a question is about: a passage may make the model ask for
+    something that it should not, or put an answer into the form of a question.
 
     Args:
         llm: writes the question.
@@ -82,20 +89,22 @@ class Clarifier:
         try:
             reply = self._complete(self._prompt(question, texts))
         except Exception as error:
-            _tell(error)
+            _tell_failed(error)
             return None
-        return _one_question(reply, texts)
+        return _checked(reply, texts)
 
     async def aask(self, question: str, contexts: Iterable[str]) -> str | None:
         """As `ask`."""
         texts = list(contexts)
         try:
+            if blocks(self._llm):  # It would hold up the event loop, and no time-out would strike.
+                return await asyncio.to_thread(self.ask, question, texts)
             async with asyncio.timeout(self._timeout):
                 reply = (await self._llm.acomplete(self._prompt(question, texts))).text
         except Exception as error:
-            _tell(error)
+            _tell_failed(error)
             return None
-        return _one_question(reply, texts)
+        return _checked(reply, texts)
 
     def reword(self, decision: Decision) -> Decision:
         """The decision with its question as message, where it asks back and one could be had."""
@@ -118,6 +127,7 @@ class Clarifier:
 
     def _complete(self, prompt: str) -> str:
         """The reply to ``prompt``, on a thread of its own: a blocking call cannot be ended."""
+        end = time.monotonic() + self._timeout
         if not self._slots.acquire(timeout=self._timeout):
             raise TimeoutError
         reply = Future[str]()
@@ -130,13 +140,15 @@ class Clarifier:
         except BaseException:
             self._slots.release()
             raise
-        return reply.result(self._timeout)
+        return reply.result(max(0.0, end - time.monotonic()))
 
     def _work(self, prompt: str, reply: "Future[str]") -> None:
         try:
             reply.set_result(self._llm.complete(prompt).text)
-        except BaseException as error:
+        except Exception as error:
             reply.set_exception(error)
+        except BaseException as error:  # Meant for this thread, and not for who waits.
+            reply.set_exception(RuntimeError(type(error).__name__))
         finally:
             self._slots.release()
 
@@ -157,9 +169,26 @@ def _reworded(decision: Decision, question: str | None) -> Decision:
     return decision if question is None else replace(decision, message=question)
 
 
-def _tell(error: Exception) -> None:
+def _tell_failed(error: Exception) -> None:
     # Its text may hold the prompt, and so the passages.
-    logger.warning("no clarifying question, %s: the fixed message is used", type(error).__name__)
+    name, status = type(error).__name__, getattr(error, "status_code", None)
+    cause = name if status is None else f"{name}, HTTP {status}"
+    logger.warning(
+        "no clarifying question (%s): the fixed message is used. Check the clarifier's LLM.", cause
+    )
+
+
+def _checked(reply: str | None, contexts: Iterable[str]) -> str | None:
+    reply = reply or ""
+    question = _one_question(reply, contexts)
+    if question is None:
+        # Neither the reply: it was written by a model that had read untrusted passages.
+        logger.warning(
+            "no clarifying question (a reply of %d characters is not one harmless question): "
+            "the fixed message is used",
+            len(reply),
+        )
+    return question
 
 
 def _one_question(reply: str, contexts: Iterable[str]) -> str | None:
@@ -167,8 +196,9 @@ def _one_question(reply: str, contexts: Iterable[str]) -> str | None:
     text = reply.strip()
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = text[1:-1].strip()
-    # Blank, a mere mark, or too long.
     if not 1 < len(text) <= MAX_CHARACTERS or text[-1] not in _MARKS:
+        return None
+    if not any(letter.isalpha() for letter in text):
         return None
     plain = all(letter.isprintable() or letter in _JOINERS for letter in text)
     if not plain or _TWO_SENTENCES.search(text[:-1]) or _MORE_THAN_WORDS.search(text):
@@ -180,7 +210,8 @@ def _one_question(reply: str, contexts: Iterable[str]) -> str | None:
 
 
 def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
+    """Its words alone: "It is long?" is what "It is long." says."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def _require_llm(llm: object) -> None:

@@ -22,9 +22,9 @@ class SufficientContextEvaluator(BaseEvaluator):
 
     ``passing`` tells whether the route is ``answer``, also in shadow mode; ``score`` is
     P(sufficient context) in [0, 1]; ``feedback`` is the decision's detail. What could not be
-    measured has no score and is an ``invalid_result``, whatever the policy does with it; so one
-    outage does not end a batch. An empty set was not measured either, but it is a result: nothing
-    suffices for nothing, and its score is 0.
+    measured has ``None`` for both and is an ``invalid_result``, whatever the policy does with it;
+    so one outage does not end a batch. An empty set was not measured either, but it is a result:
+    nothing suffices for nothing, and its score is 0.
 
     A response is judged on its nodes with their metadata, as the answer prompt held them.
 
@@ -95,9 +95,12 @@ class SufficientContextEvaluator(BaseEvaluator):
 
 def _asked(query: str | None, contexts: Sequence[str] | None) -> tuple[QueryBundle, Nodes]:
     if query is None or contexts is None:
-        raise ConfigError("Sufficiency is judged on `query` and `contexts`; one is missing.")
+        missing = "query" if query is None else "contexts"
+        why = f"Sufficiency is judged on `query` and `contexts`; there is no `{missing}`."
+        raise ConfigError(why, hint=f"Pass {missing}=…; an answer is not needed.")
     if isinstance(contexts, str):
-        raise ConfigError("`contexts` is a single text; it must be a list of texts.")
+        hint = "Write contexts=[text] instead of contexts=text."
+        raise ConfigError("`contexts` is a single text; it must be a list of texts.", hint=hint)
     return QueryBundle(query), [NodeWithScore(node=TextNode(text=text)) for text in contexts]
 
 
@@ -122,8 +125,8 @@ def _result(
         query=asked.query_str,
         contexts=texts_of(nodes),
         response=response,
-        # A policy may let an unmeasured query pass; an evaluation may not.
-        passing=decision.route is Route.ANSWER and not decision.unmeasured,
+        # What was not measured neither passes nor fails, wherever the policy sends it.
+        passing=None if decision.unmeasured else decision.route is Route.ANSWER,
         score=0.0 if decision.reason is Reason.NO_CONTEXTS else decision.probability,
         feedback=decision.detail,
         invalid_result=decision.unmeasured,

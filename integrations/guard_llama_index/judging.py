@@ -45,6 +45,10 @@ class Judging:
 
     def __post_init__(self) -> None:
         _require_gate(self.gate)
+        _require_lang(self.lang)
+        if not isinstance(self.texts_in_events, bool):
+            why = f"`texts_in_events` is {self.texts_in_events!r:.40}, not True or False."
+            raise ConfigError(why, hint="It decides whether events hold your users' texts.")
         _require_clarifier(self.clarifier)
 
     def decide(
@@ -94,6 +98,14 @@ class Judging:
 def _require_gate(gate: object) -> None:
     if not isinstance(gate, Gate):
         raise ConfigError(f"{type(gate).__name__} is not a gate.", hint="Pass a guard.Gate.")
+
+
+def _require_lang(lang: object) -> None:
+    if lang is not None and not isinstance(lang, str) and not callable(lang):
+        raise ConfigError(
+            f"`lang` is {type(lang).__name__}, neither text nor a function.",
+            hint='Pass a BCP 47 tag such as "de", or a function from QueryBundle to one.',
+        )
 
 
 def _require_clarifier(clarifier: object) -> None:

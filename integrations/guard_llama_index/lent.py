@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from llama_index.core.llms import LLM, CustomLLM
 from llama_index.core.llms.mock import MockLLM
+from llama_index.core.llms.structured_llm import StructuredLLM
 
 from guard import ConfigError
 from guard.loop import shared_loop
@@ -32,22 +33,51 @@ def lent(writer: W) -> W:
     """A copy of LlamaIndex's own engine or synthesizer, for one answer on the shared loop.
 
     The copy's model has a client of its own there, made once for each model. ``writer`` itself
-    where nothing is known of how it connects: a class of the caller's own, which a copy may break;
-    another kind of model; or an HTTP client of the caller's own, whose settings would be lost.
+    where nothing is known of how it connects: it writes with code of the caller's own, which a copy
+    may break; another kind of model; or an HTTP client of the caller's own, whose settings would be
+    lost.
     """
-    if not type(writer).__module__.startswith("llama_index."):
+    if not _writes_as_llama_index_does(type(writer)):
         return writer
     inner = getattr(writer, "_response_synthesizer", None)
     if inner is not None:
-        return _copied(writer, _response_synthesizer=lent(inner))
-    llm = model_of(writer)
-    return writer if llm is None or not _pools(llm) else _copied(writer, _llm=_on_shared_loop(llm))
+        own = lent(inner)
+        return writer if own is inner else _copied(writer, _response_synthesizer=own)
+    llm = getattr(writer, "_llm", None)
+    own = _lent_model(llm)
+    return writer if own is llm else _copied(writer, _llm=own)
+
+
+def _lent_model(llm: object) -> object:
+    if isinstance(llm, StructuredLLM):
+        own = _lent_model(llm.llm)
+        return llm if own is llm.llm else llm.model_copy(update={"llm": own})
+    return _on_shared_loop(llm) if _pools(llm) else llm
+
+
+def _writes_as_llama_index_does(kind: type) -> bool:
+    methods = (getattr(kind, name, None) for name in ("asynthesize", "aget_response"))
+    homes = [inspect.unwrap(method).__module__ for method in methods if method is not None]
+    return bool(homes) and all(home.startswith("llama_index.") for home in homes)
 
 
 def model_of(writer: object) -> LLM | None:
     """The model that a synthesizer, or the synthesizer of an engine, writes with."""
     llm = getattr(getattr(writer, "_response_synthesizer", writer), "_llm", None)
-    return llm if isinstance(llm, LLM) else None
+    return _plain(llm) if isinstance(llm, LLM) else None
+
+
+def _plain(llm: LLM) -> LLM:
+    """The model behind a structured one, which only asks it for an object."""
+    return _plain(llm.llm) if isinstance(llm, StructuredLLM) else llm
+
+
+def blocks(llm: LLM) -> list[str]:
+    """The asynchronous methods of a model that would be used and that block."""
+    llm = _plain(llm)
+    # A chat model's chat methods serve it, another one's completions.
+    needed = _AWAITED[:2] if llm.metadata.is_chat_model else _AWAITED[2:]
+    return [name for name in needed if _method(type(llm), name) is _method(CustomLLM, name)]
 
 
 def require_awaitable(writer: object) -> None:
@@ -59,12 +89,9 @@ def require_awaitable(writer: object) -> None:
     llm = model_of(writer)
     if llm is None or _says_at_once(type(llm)):
         return
-    blocking = [name for name in _AWAITED if _method(type(llm), name) is _method(CustomLLM, name)]
-    # A chat model's chat methods serve it, another one's completions; either pair is enough.
-    needed = _AWAITED[:2] if llm.metadata.is_chat_model else _AWAITED[2:]
-    if missing := [name for name in needed if name in blocking]:
+    if blocking := blocks(llm):
         raise ConfigError(
-            f"{type(llm).__name__} blocks in {' and '.join(missing)}, as CustomLLM does: nothing"
+            f"{type(llm).__name__} blocks in {' and '.join(blocking)}, as CustomLLM does: nothing"
             " can be written while the judge decides.",
             hint='Use mode="before"; or give the model asynchronous methods that await.',
         )
@@ -110,24 +137,30 @@ def _made_by_model(llm: Any) -> bool:
 def _on_shared_loop(llm: Any) -> Any:
     """The model as it is now, with its client of the shared loop."""
     own = llm.model_copy()
+    # The client goes with the model, which must outlive every stream of its copies.
+    vars(own)["_lender"] = llm
     key = (os.getpid(), id(llm))
     with _lock:
         if key not in _clients:
-            if own._aclient is None:
-                _clients[key] = own._get_aclient()
-            else:
-                from openai import DefaultAsyncHttpxClient
-
-                _clients[key] = own._aclient.with_options(http_client=DefaultAsyncHttpxClient())
+            _clients[key] = _new_client(own)
             # Not at exit, when the loop may be gone; the sockets end with the process.
             weakref.finalize(llm, _drop, key).atexit = False
         own._aclient = _clients[key]
     return own
 
 
+def _new_client(llm: Any) -> Any:
+    if llm._aclient is None:
+        return llm._get_aclient()
+    from openai import DefaultAsyncHttpxClient
+
+    return llm._aclient.with_options(http_client=DefaultAsyncHttpxClient())
+
+
 def _drop(key: tuple[int, int]) -> None:
     """The model is gone, and its connections with it."""
-    client = _clients.pop(key, None)
-    if client is not None and key[0] == os.getpid():
-        # Not waited for: the garbage collector may call this on any thread, the loop's too.
-        asyncio.run_coroutine_threadsafe(client.close(), shared_loop.loop())
+    client, loop = _clients.pop(key, None), shared_loop.running
+    # Called by the garbage collector, on any thread and at any place: it must neither wait nor take
+    # a lock. Where no loop runs, nothing was connected.
+    if client is not None and loop is not None and key[0] == os.getpid():
+        asyncio.run_coroutine_threadsafe(client.close(), loop)

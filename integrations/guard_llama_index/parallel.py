@@ -72,7 +72,7 @@ async def _dropped(writing: "asyncio.Task[Response]", write: Coroutine[Any, Any,
             await response.response_gen.aclose()
 
 
-async def _ended(task: "asyncio.Task[Any]") -> None:
+async def _ended(task: "asyncio.Future[Any]") -> None:
     # Awaiting the task itself would hide that the caller was cancelled meanwhile.
     task.cancel()
     while not task.done():
@@ -158,11 +158,14 @@ async def _cancelled_inside(stream: AsyncGenerator[str]) -> None:
     and stays open until the garbage collector comes by. So the stream goes on to where it waits.
     """
     end = time.monotonic() + _UNWINDING
-    if (task := asyncio.current_task()) is not None:
-        task.cancel()
-    async for _ in stream:
-        if time.monotonic() > end:  # One that never waits cannot be cancelled.
-            break
+    while time.monotonic() < end:  # One that never waits cannot be cancelled.
+        token = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)  # It is done now, or waits; and others get their turn.
+        if not token.done():
+            await _ended(token)
+            return
+        if token.cancelled() or token.exception() is not None:
+            return
 
 
 def _end_of(task: "asyncio.Task[None]") -> BaseException:

@@ -5,6 +5,7 @@ that begins alike. The judge's prompt is passages, question, task; an answer pro
 passages and question, and another task, costs only its task.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from llama_index.core.prompts.mixin import PromptMixin
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from guard import ConfigError, Gate, Prompt, Query, Unmeasured
+from guard.judge import Judge
 from guard_llama_index.answering import Writer
 from guard_llama_index.lent import model_of
 from guard_llama_index.responses import Nodes, Response, texts_of
@@ -26,6 +28,8 @@ ANSWER_TEMPLATE = PromptTemplate(
 )
 """The answer template that goes with ``share_prefix``: give it to the synthesizer as
 ``text_qa_template``."""
+
+logger = logging.getLogger("guard")
 
 _FIRST_FIELD = "{context_str}"
 # Tokens for the task around the evidence, and characters to a token at the fewest.
@@ -52,6 +56,7 @@ def prompt_of(gate: Gate, writer: PromptMixin, mode: str) -> Prompt:
             "The answer template does not begin with the passages, so that no prefix is shared.",
             hint="Give the synthesizer text_qa_template=guard_llama_index.ANSWER_TEMPLATE.",
         )
+    _warn_of_two_models(gate.judge, writer)
     prompt = getattr(gate.judge, "prompt", None)
     if isinstance(prompt, Prompt) and prompt.shares_evidence:
         return prompt
@@ -60,6 +65,14 @@ def prompt_of(gate: Gate, writer: PromptMixin, mode: str) -> Prompt:
         hint="Use a ChatJudge, a GgufJudge or a LlamaIndexJudge with the default template, on the "
         "model that answers; or leave share_prefix out.",
     )
+
+
+def _warn_of_two_models(judge: Judge, writer: object) -> None:
+    llm = model_of(writer)
+    names = (judge.model, llm.metadata.model_name if llm else None)
+    if all(names) and len(set(names)) == 2:
+        # Not an error: a gateway may give one model two names.
+        logger.warning("share_prefix saves nothing if %s and %s are two models", *names)
 
 
 class _Evidence(NamedTuple):

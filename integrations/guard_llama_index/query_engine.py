@@ -8,6 +8,7 @@ from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.response import schema
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
+from llama_index.core.chat_engine.types import BaseChatEngine
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.query_engine import SimpleMultiModalQueryEngine, TransformQueryEngine
@@ -56,7 +57,9 @@ class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
             synchronous query then takes the engine's asynchronous path, on a loop of ours; see
             `GuardedSynthesizer` for what that asks of the model.
         retry_retrieval: asked once where the first nodes do not suffice, e.g. a retriever with a
-            larger ``similarity_top_k``; the union is judged, and the record holds both verdicts.
+            larger ``similarity_top_k``; the union is judged, and the record holds both verdicts. If
+            that second judgement cannot be measured, the first stands. What the retriever raises
+            is raised: no refusal may stand for an index that is down.
         texts_in_events: whether `GuardDecisionEvent` carries question and passages.
         clarifier: writes the question to ask back; ``None`` = the policy's fixed message.
         share_prefix: whether the answer prompt begins with the judge's; see `GuardedSynthesizer`.
@@ -79,8 +82,9 @@ class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
         clarifier: Clarifier | None = None,
         share_prefix: bool = False,
     ) -> None:
-        self._answering = Answering(Judging(gate, lang, texts_in_events, clarifier), mode)
         _require_guardable(engine)
+        _require_flag(streaming)
+        self._answering = Answering(Judging(gate, lang, texts_in_events, clarifier), mode)
         self._answering.require_fitting(engine)
         _require_retriever(retry_retrieval)
         self._engine, self._streaming, self._more = engine, streaming, retry_retrieval
@@ -152,7 +156,7 @@ class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
 
     def _writer(self, engine: BaseQueryEngine, query: QueryBundle, sources: MoreNodes) -> Writer:
         def write(nodes: Nodes) -> schema.RESPONSE_TYPE:
-            return engine.synthesize(query, nodes, sources)
+            return self._engine.synthesize(query, nodes, sources)
 
         async def awrite(nodes: Nodes) -> schema.RESPONSE_TYPE:
             return await engine.asynthesize(query, nodes, sources)
@@ -220,8 +224,19 @@ def _require_retriever(retriever: object) -> None:
         )
 
 
+def _require_flag(streaming: object) -> None:
+    if streaming is not None and not isinstance(streaming, bool):
+        why = f"`streaming` is {streaming!r:.40}, not True, False or None."
+        raise ConfigError(why, hint="Leave it out: messages are streamed where answers are.")
+
+
 def _require_guardable(engine: object) -> None:
     name = type(engine).__name__
+    if isinstance(engine, Gate):
+        hint = "Write GuardedQueryEngine(engine, gate)."
+        raise ConfigError("The gate is where the query engine should be.", hint=hint)
+    if isinstance(engine, BaseChatEngine):
+        raise ConfigError(f"{name} is a chat engine.", hint="Use GuardedChatEngine for it.")
     if not isinstance(engine, BaseQueryEngine):
         raise ConfigError(f"{name} is not a query engine.", hint="E.g. index.as_query_engine().")
     if isinstance(engine, GuardedQueryEngine):

@@ -144,7 +144,7 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
         kwargs: dict[str, Any],
     ) -> Writer:
         def write(nodes: Nodes) -> Response:
-            return inner.synthesize(query, nodes, sources, **kwargs)
+            return self._inner.synthesize(query, nodes, sources, **kwargs)
 
         async def awrite(nodes: Nodes) -> Response:
             return await inner.asynthesize(query, nodes, sources, **kwargs)

@@ -16,6 +16,8 @@ from guard_llama_index.responses import Response
 
 logger = logging.getLogger("guard")
 
+_RESPONSES = (schema.Response, schema.PydanticResponse)
+
 # The tool whose latest call in this task was an answer. LlamaIndex reads `metadata.return_direct`
 # right after the call, in the task that made it; calls side by side have a task each.
 _answered: ContextVar["GuardedQueryTool | None"] = ContextVar("_answered", default=None)
@@ -39,8 +41,8 @@ class GuardedQueryTool(QueryEngineTool):
     could not be measured, also where the policy says ``raise``: an agent catches what a tool
     raises, tells it to the model, and lets it go on. The error is then in ``ToolOutput.exception``.
 
-    ``ToolOutput.raw_output``, which becomes ``AgentOutput.raw``, is the response: its
-    ``source_nodes``, and ``metadata["guard"]`` with the record.
+    ``ToolOutput.raw_output`` is the response: its ``source_nodes``, and ``metadata["guard"]`` with
+    the record. `responses_in` finds it in what an agent's run came to.
 
     What no tool can prevent: an agent that never calls it; and a model that hands off to another
     agent and calls this tool in one turn, since LlamaIndex may let the hand-off go first.
@@ -140,6 +142,24 @@ class GuardedQueryTool(QueryEngineTool):
         message = self._engine.gate.policy.messages.text(Route.REFUSE, lang, judged=False)
         metadata = {"guard": known.to_dict()} if known else None
         return self._output(query, schema.Response(message, metadata=metadata), error)
+
+
+def responses_in(output: object) -> list[Response]:
+    """The responses of guarded tools behind an agent's output, in the order of their calls.
+
+        output = await agent.run(user_msg="When was it built?")
+        for response in responses_in(output):
+            print(response.metadata["guard"]["route"], response.source_nodes)
+
+    LlamaIndex keeps them in two places: with the calls where the agent went on, and as the
+    output's ``raw`` where the tool's message was the end of the run.
+    """
+    calls = (getattr(each, "tool_output", None) for each in getattr(output, "tool_calls", ()))
+    found = [getattr(call, "raw_output", None) for call in calls]
+    last = getattr(output, "raw", None)
+    if not any(one is last for one in found):
+        found.append(last)
+    return [one for one in found if isinstance(one, _RESPONSES) and "guard" in (one.metadata or {})]
 
 
 def _guarded(engine: BaseQueryEngine, gate: Gate | None) -> GuardedQueryEngine:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Sequence
@@ -20,6 +21,7 @@ from llama_index.core.chat_engine.multi_modal_context import MultiModalContextCh
 from llama_index.core.chat_engine.types import AgentChatResponse, StreamingAgentChatResponse
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.llms import CustomLLM
 from llama_index.core.memory import ChatMemoryBuffer, Memory
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore
@@ -389,11 +391,91 @@ def test_a_reply_is_judged_together_with_the_open_question(kind: str, way: str) 
     assert told == ANSWER
     assert judge.queries[1].question == joined == retriever_of(inner).questions[1]
     assert joined in llm.prompts[-1]
-    assert history_of(engine) == [("user", joined), ("assistant", ANSWER)]
+    assert history_of(engine) == [  # As it was said.
+        ("user", QUESTION),
+        ("assistant", "Which bridge do you mean?"),
+        ("user", "The one in Sydney."),
+        ("assistant", ANSWER),
+    ]
     assert record_of(response)["clarifications"] == 1
-    response, _ = say(engine, way, "Thanks. Who built it?")
-    assert record_of(response)["clarifications"] == 0
+    say(engine, way, "Thanks. Who built it?")
     assert "Which bridge" not in judge.queries[2].question
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("limit", [1, 3])
+def test_a_new_subject_is_not_refused_for_the_old_one(kind: str, way: str, limit: int) -> None:
+    """After a question of ours the user may ask something else, which stands alone."""
+    llm = Talker(reply=lambda prompt: prompt[-99:] if "Standalone" in prompt else ANSWER)
+    gate, judge = a_gate(lambda query: 0.5 if "How long" in query.question else 0.95)
+    engine = GuardedChatEngine(an_engine(kind, llm), gate, max_clarifications=limit)
+    assert record_of(say(engine, way, "How long is it?")[0])["route"] == "clarify"
+    response, told = say(engine, way, "When was it opened?")
+    assert told == ANSWER
+    record = record_of(response)
+    former = "refuse" if limit == 1 else "clarify"
+    assert (record["route"], record["first"]["route"]) == ("answer", former)
+    assert engine.state == {"open": None, "clarifications": 1}  # What was not put is not counted.
+    assert history_of(engine) == [("user", "When was it opened?"), ("assistant", ANSWER)]
+    assert len(judge.queries) == 3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_neither_a_reply_nor_a_question_of_its_own_is_refused(way: str) -> None:
+    gate, judge = a_gate([0.5, 0.05, 0.05, 0.95])
+    engine = GuardedChatEngine(an_engine("context", Talker()), gate, max_clarifications=3)
+    say(engine, way)
+    record = record_of(say(engine, way, "The weather?")[0])
+    assert record["route"] == "refuse" and "first" not in record
+    assert [query.question for query in judge.queries][2] == "The weather?"
+    say(engine, way, "So?")
+    assert judge.queries[3].question == "So?"  # Nothing is dragged along.
+
+
+def test_a_new_subject_may_be_asked_back_about() -> None:
+    gate, judge = a_gate([0.5, 0.05, 0.5, 0.95])
+    engine = GuardedChatEngine(an_engine("context", Talker()), gate, max_clarifications=2)
+    engine.chat(QUESTION)
+    record = record_of(engine.chat("How long is it?"))
+    assert (record["route"], record["clarifications"]) == ("clarify", 2)
+    engine.chat("The bridge.")
+    assert judge.queries[3].question.startswith("How long is it?\n")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_conversation_outlives_its_engine(way: str) -> None:
+    """A web service makes its engine anew for each request, from what it has stored."""
+    gate, judge = a_gate(lambda query: 0.95 if "old one" in query.question else 0.5)
+    first = GuardedChatEngine(an_engine("context", Talker()), gate, max_clarifications=2)
+    say(first, way)
+    stored = json.loads(json.dumps(first.state))
+    second = GuardedChatEngine(
+        an_engine("context", Talker()), gate, max_clarifications=2, state=stored
+    )
+    assert record_of(say(second, way, "In Sydney.")[0])["clarifications"] == 2
+    stored = json.loads(json.dumps(second.state))
+    third = GuardedChatEngine(an_engine("context", Talker()), gate, state=stored)
+    assert say(third, way, "The old one.")[1] == ANSWER
+    assert judge.queries[-1].question.count("\u2013") == 4
+    assert [text for _, text in history_of(third)][::2] == [QUESTION, "In Sydney.", "The old one."]
+    assert third.state == {"open": None, "clarifications": 2}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"open": None},
+        {"open": {}, "clarifications": 0},
+        {"open": None, "clarifications": "one"},
+        {"open": {"question": "a", "asked": "b", "said": [3]}, "clarifications": 0},
+        [],
+    ],
+)
+def test_what_is_no_state_is_refused(state: Any) -> None:
+    with pytest.raises(ConfigError, match="state|clarifications"):
+        GuardedChatEngine(an_engine("context", Talker()), a_gate(0.5)[0], state=state)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
@@ -415,13 +497,15 @@ def test_a_user_who_never_answers_is_asked_no_more_often_than_that(way: str, lim
     assert history_of(engine) == []
 
 
-def test_after_an_answer_there_may_be_questions_again() -> None:
-    gate, judge = a_gate([0.5, 0.5, 0.95, 0.5])
-    engine = GuardedChatEngine(an_engine("context", Talker()), gate)
+def test_questions_are_counted_over_the_whole_conversation() -> None:
+    gate, judge = a_gate([0.5, 0.5, 0.5, 0.95, 0.5, 0.5])
+    engine = GuardedChatEngine(an_engine("context", Talker()), gate, max_clarifications=1)
     routes = [record_of(engine.chat(f"Turn {number}?"))["route"] for number in range(4)]
-    assert routes == ["clarify", "refuse", "answer", "clarify"]
+    assert routes == ["clarify", "refuse", "answer", "refuse"]
     # A refusal closes the question; nothing is dragged along.
-    assert [query.question for query in judge.queries][2:] == ["Turn 2?", "Turn 3?"]
+    assert [query.question for query in judge.queries][3:] == ["Turn 2?", "Turn 3?"]
+    engine.reset()
+    assert record_of(engine.chat("Turn 4?"))["route"] == "clarify"
 
 
 def test_an_outage_asks_nothing_and_keeps_what_is_open() -> None:
@@ -461,7 +545,7 @@ def test_a_cancelled_turn_leaves_the_question_open() -> None:
 
     run(talked())
     assert judge.queries[2].question.startswith(QUESTION)
-    assert len(history_of(engine)) == 2
+    assert len(history_of(engine)) == 4
 
 
 # Many at once.
@@ -482,8 +566,8 @@ def test_twenty_conversations_over_engines_of_their_own_do_not_mix() -> None:
         assert history_of(engine) == []
         response, told = await asay(engine, way, f"Reply {number}.")
         assert (told, record_of(response)["clarifications"]) == (ANSWER, 1)
-        [user, _] = history_of(engine)
-        assert user[1].startswith(f"Question {number}?") and user[1].endswith(f"Reply {number}.")
+        said = [text for _, text in history_of(engine)]
+        assert (said[0], said[2:]) == (f"Question {number}?", [f"Reply {number}.", ANSWER])
 
     async def all_talk() -> None:
         await asyncio.gather(*(talk(number) for number in range(20)))
@@ -495,7 +579,7 @@ def test_twenty_conversations_over_engines_of_their_own_do_not_mix() -> None:
 def test_turns_at_once_on_one_engine_ask_back_once() -> None:
     gate, judge = a_gate(0.5)
     inner = an_engine("context", Talker())
-    engine = GuardedChatEngine(inner, gate)
+    engine = GuardedChatEngine(inner, gate, max_clarifications=1)
 
     async def all_at_once() -> list[str]:
         asked = (engine.achat(f"Turn {number}?") for number in range(20))
@@ -503,7 +587,8 @@ def test_turns_at_once_on_one_engine_ask_back_once() -> None:
 
     assert sorted(run(all_at_once())) == ["clarify"] + ["refuse"] * 19
     engine.chat("The reply.")
-    assert judge.queries[-1].question.count("\u2013") == 2
+    assert judge.queries[-2].question.count("\u2013") == 2
+    assert judge.queries[-1].question == "The reply."
     threads = [threading.Thread(target=engine.chat, args=("Turn?",)) for _ in range(20)]
     for thread in threads:
         thread.start()
@@ -586,17 +671,53 @@ def test_a_turn_under_way_at_a_reset_is_forgotten(kind: str, streams: bool) -> N
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("way", WAYS)
 def test_what_fails_is_no_answer(way: str) -> None:
-    """Only an answer that was written begins the count of questions anew."""
+    """Nothing of it is remembered, and the question that it replied to is open still."""
     llm = Talker()
-    gate, _ = a_gate([0.5, 0.95, 0.5])
-    engine = GuardedChatEngine(an_engine("context", llm), gate, max_clarifications=1)
-    assert record_of(say(engine, way)[0])["clarifications"] == 1
+    gate, judge = a_gate([0.5, 0.95, 0.95])
+    engine = GuardedChatEngine(an_engine("context", llm), gate)
+    say(engine, way)
     llm.reply = failing
     with pytest.raises(RuntimeError):
-        say(engine, way)
+        say(engine, way, "In Sydney.")
+    assert history_of(engine) == []
     llm.reply = spoken
-    record = record_of(say(engine, way)[0])
-    assert (record["route"], record["clarifications"]) == ("refuse", 1)
+    assert say(engine, way, "In Sydney, I said.")[1] == ANSWER
+    assert judge.queries[2].question.startswith(QUESTION)
+    assert len(history_of(engine)) == 4
+
+
+def test_a_question_that_nobody_saw_does_not_count() -> None:
+    """Cancelled while it was written, it is the one that may be asked."""
+    asker = Talker(seconds=30.0)
+    gate, _ = a_gate(0.5)
+    engine = GuardedChatEngine(
+        an_engine("context", Talker()), gate, clarifier=Clarifier(asker), max_clarifications=1
+    )
+
+    async def talked() -> Any:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.achat(QUESTION), 0.05)
+        asker.seconds = 0.0
+        return await engine.achat(QUESTION)
+
+    assert record_of(run(talked()))["route"] == "clarify"
+
+
+class Blocking(Talker):
+    """A model whose asynchronous completion blocks."""
+
+    acomplete = CustomLLM.acomplete
+
+
+def test_a_clarifiers_time_out_holds_for_a_model_that_blocks() -> None:
+    async def asked() -> tuple[str | None, float]:
+        started = time.monotonic()
+        clarifier = Clarifier(Blocking(seconds=2.0), timeout=0.2)
+        question, _ = await asyncio.gather(clarifier.aask(QUESTION, []), asyncio.sleep(0))
+        return question, time.monotonic() - started
+
+    question, seconds = run(asked())
+    assert question is None and seconds < 1.5
 
 
 # The question that helps.
@@ -619,7 +740,10 @@ def test_the_clarifier_writes_the_question(kind: str, way: str, mode: Any) -> No
     assert seen in prompt and "The bridge was opened in 1932." in prompt
     assert history_of(engine) == EARLIER
     say(engine, way, "In Sydney.")
-    assert "and him?\n\u2013 In Sydney or in Porto?\n\u2013 In Sydney." in history_of(engine)[2][1]
+    joined = "and him?\n\u2013 In Sydney or in Porto?\n\u2013 In Sydney."
+    assert judge.queries[1].question == (CONDENSED if kind == "condense" else joined)
+    said = [text for _, text in history_of(engine)]
+    assert said[2:] == ["and him?", "In Sydney or in Porto?", "In Sydney.", ANSWER]
     assert len(judge.queries) == 2
 
 
@@ -684,6 +808,19 @@ UNFIT = [
     "Which bridge\u202e?",
     "Which bridge\u200b?",
     "Which bridge?\nThe answer is 1850.",
+    "**Which**?",
+    "Which _bridge_?",
+    "# Which?",
+    "Which ~bridge~?",
+    "Do you mean evil.com or this?",
+    "Will you write to a@b.co?",
+    "Could you call +1 900 555 0100?",
+    "Could you call 9005550100?",
+    "Or tel:12345?",
+    "javascript:alert(1)?",
+    "???",
+    "Which A&amp;B?",
+    "It is long?",  # The passage, with another mark.
 ]
 
 
@@ -800,13 +937,15 @@ def test_other_engines_are_named_with_what_to_do() -> None:
         SimpleChatEngine(llm, memory, []),
         CondenseQuestionChatEngine.from_defaults(a_query_engine(gate, llm), memory=memory, llm=llm),
         object.__new__(MultiModalContextChatEngine),
-        a_query_engine(gate, llm),
     ]
     for inner in engines:
         with pytest.raises(ConfigError, match=type(inner).__name__) as caught:
             GuardedChatEngine(inner, gate)
         assert "ContextChatEngine and CondensePlusContextChatEngine" in str(caught.value)
         assert "GuardedQueryEngine" in (caught.value.hint or "")
+    with pytest.raises(ConfigError, match="is a query engine") as caught:
+        GuardedChatEngine(cast("Any", a_query_engine(gate, llm)), gate)
+    assert caught.value.hint == "Use GuardedQueryEngine for it."
     guarded = GuardedChatEngine(an_engine("context", llm), gate)
     with pytest.raises(ConfigError, match="already guarded"):
         GuardedChatEngine(guarded, gate)

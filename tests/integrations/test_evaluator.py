@@ -51,7 +51,7 @@ def test_score_is_the_probability(
 def test_unmeasured_is_invalid(route: str, mode: str) -> None:
     """Whatever the policy does with it, it has no score; nor does it end a batch."""
     result = evaluated(a_gate(Unmeasured("No logprobs."), on_unmeasured=route), mode)
-    assert (result.score, result.passing) == (None, False)
+    assert (result.score, result.passing) == (None, None)
     assert result.invalid_result
     assert result.invalid_reason == result.feedback == "No logprobs."
 
@@ -118,7 +118,11 @@ def test_inside_a_running_loop() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "match"),
-    [({"query": None}, "missing"), ({"contexts": None}, "missing"), ({"contexts": "a"}, "single")],
+    [
+        ({"query": None}, "no `query`"),
+        ({"contexts": None}, "no `contexts`"),
+        ({"contexts": "a"}, "single"),
+    ],
 )
 def test_wrong_arguments_are_the_callers_mistake(asked: dict[str, Any], match: str) -> None:
     """A question and a list of contexts are needed."""

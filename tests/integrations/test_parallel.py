@@ -5,6 +5,7 @@ import gc
 import importlib
 import inspect
 import socket
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from typing import Any
@@ -40,10 +41,11 @@ from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, QueryBundle
+from pydantic import BaseModel
 from wire import Answer, Json, Request, Script, WireServer, chat, delta
 
 from guard import ConfigError, Gate, Policy, Query, Retry, Unmeasured, Verdict
-from guard.loop import shared_loop
+from guard.loop import LoopThread, shared_loop
 from guard.testing import Scripted, ScriptedJudge
 from guard_llama_index import (
     GuardedChatEngine,
@@ -705,6 +707,27 @@ def test_a_parallel_query_inside_another(way: str) -> None:
     assert judge.queries[1].contexts[-1] == ANSWER
 
 
+async def endless() -> AsyncGenerator[str]:
+    """Always has a token ready."""
+    while True:
+        yield "more "
+
+
+def test_a_stream_that_never_waits_holds_up_nobody() -> None:
+    """It cannot be cancelled for a while; others go on meanwhile."""
+
+    async def steps() -> int:
+        reader = ReadAhead(endless())
+        await anext(reader)
+        ending, taken = asyncio.ensure_future(reader.aclose()), 0
+        while not ending.done():
+            await asyncio.sleep(0)
+            taken += 1
+        return taken
+
+    assert asyncio.run(steps()) > 100
+
+
 # ── One model, two event loops ───────────────────────────────────────────────────────────────────
 
 # Given by the caller, the client and its connections are his.
@@ -783,6 +806,76 @@ def test_a_models_connections_end_with_it(wire: Wire) -> None:
         time.sleep(0.005)
 
 
+def test_a_stream_outlives_its_model(wire: Wire) -> None:
+    """An application may build its engine for one request, and return the stream."""
+    go_on = threading.Event()
+
+    def words(_request: Request) -> Answer:
+        def sent() -> Generator[Json]:
+            yield delta("One ")
+            yield 0.01
+            assert go_on.wait(PATIENCE)
+            yield delta("two.")
+
+        return Answer(events=sent())
+
+    server = wire(words)
+
+    def stream() -> Generator[str, None, None]:
+        llm: Any = OpenAILike(
+            model="wire-model", api_base=server.url, api_key="sk-canary", is_chat_model=True
+        )
+        shelf = FixedRetriever(bridge_nodes())
+        inner = RetrieverQueryEngine.from_args(shelf, llm=llm, streaming=True)
+        response = GuardedQueryEngine(inner, a_gate(0.95)[0], mode="parallel").query(QUESTION)
+        assert isinstance(response, StreamingResponse)
+        return response.response_gen
+
+    tokens = stream()
+    assert next(tokens) == "One "
+    gc.collect()
+    go_on.set()
+    assert list(tokens) == ["two."]
+    del tokens
+    gc.collect()
+
+
+def test_a_collected_model_takes_no_lock() -> None:
+    """The garbage collector may run anywhere, in the middle of the loop's own start as well."""
+    loop = LoopThread()
+    with loop._lock:
+        assert loop.running is None
+    started = loop.loop()
+    with loop._lock:
+        assert loop.running is started
+    started.call_soon_threadsafe(started.stop)
+    while started.is_running():
+        time.sleep(0.005)
+    started.close()
+
+
+def test_a_structured_model_has_connections_of_its_own_too(wire: Wire) -> None:
+    llm: Any = OpenAILike(model="m", api_base=wire(Answer({})).url, api_key="k", is_chat_model=True)
+    structured: Any = llm.as_structured_llm(Fact)
+    inner = RetrieverQueryEngine.from_args(FixedRetriever([]), llm=structured)
+    copied: Any = lent.lent(inner)
+    inside = copied._response_synthesizer._llm
+    assert (type(inside), inside.output_cls) == (type(structured), Fact)
+    assert inside.llm._aclient is not None and llm._aclient is None
+
+    class Mine(RetrieverQueryEngine):
+        """Changes nothing about how it writes."""
+
+    class Own(RetrieverQueryEngine):
+        """Writes in a way of its own."""
+
+        async def asynthesize(self, *args: Any, **kwargs: Any) -> RESPONSE_TYPE:
+            raise NotImplementedError
+
+    assert lent.lent(mine := Mine.from_args(FixedRetriever([]), llm=llm)) is not mine
+    assert lent.lent(own := Own.from_args(FixedRetriever([]), llm=llm)) is own
+
+
 def test_a_new_prompt_reaches_blocking_queries_too() -> None:
     """What answers on our loop is a copy, made anew for each query."""
     llm = CountingLLM()
@@ -809,8 +902,18 @@ class Slowly(MockLLM):
         raise NotImplementedError
 
 
-@pytest.mark.parametrize("kind", [Blocking, Slowly])
-def test_a_model_that_blocks_is_refused(kind: type[LLM]) -> None:
+class Fact(BaseModel):
+    """What a structured model is asked for."""
+
+    year: int
+
+
+def structured() -> LLM:
+    return Blocking().as_structured_llm(Fact)
+
+
+@pytest.mark.parametrize("kind", [Blocking, Slowly, structured])
+def test_a_model_that_blocks_is_refused(kind: Callable[[], LLM]) -> None:
     """Nothing could be written while the judge decides, nor cancelled."""
     llm, gate = kind(), a_gate(0.9)[0]
     inner = RetrieverQueryEngine.from_args(FixedRetriever([]), llm=llm)
@@ -821,7 +924,7 @@ def test_a_model_that_blocks_is_refused(kind: type[LLM]) -> None:
         lambda: GuardedSynthesizer(inner._response_synthesizer, gate, mode="parallel"),
         lambda: GuardedChatEngine(chat_engine, gate, mode="parallel"),
     ):
-        with pytest.raises(ConfigError, match=f"{kind.__name__} blocks in acomplete") as caught:
+        with pytest.raises(ConfigError, match="(Blocking|Slowly) blocks in acomplete") as caught:
             guard()
         assert str(caught.value.hint).startswith('Use mode="before"')
     GuardedQueryEngine(inner, gate)

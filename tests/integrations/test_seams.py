@@ -10,6 +10,7 @@ from blockbuster import blockbuster_ctx
 from bridge import (
     ANSWER,
     CLARIFY,
+    MESSAGES,
     QUESTION,
     REFUSE,
     TYPES,
@@ -55,7 +56,8 @@ from llama_index.core.tools import QueryEngineTool, ToolMetadata
 from llama_index_instrumentation import get_dispatcher
 from pydantic import Field
 
-from guard import ConfigError, Gate, JudgeError, Unmeasured
+from guard import ConfigError, Gate, JudgeError, Policy, Unmeasured
+from guard.policy import OnUnmeasured
 from guard.testing import Scripted, ScriptedJudge
 from guard_llama_index import GuardDecisionEvent, GuardedQueryEngine, GuardedSynthesizer
 from guard_llama_index.answering import Mode
@@ -132,7 +134,9 @@ def test_every_seam_every_way_every_route(seam: str, mode: Mode, way: str, case:
     """What was generated, and what the caller gets."""
     script, route, reason, text = CASES[case]
     llm = CountingLLM()
-    gate, judge = a_gate(script)
+    # In parallel the judge is the slower one, so that the writer has begun for certain.
+    judge = ScriptedJudge(script, delay=0.05 if mode == "parallel" else 0.0)
+    gate = Gate(judge, Policy(messages=MESSAGES))
     response, told = ask(SEAMS[seam](llm, gate, mode, "stream" in way), way)
     assert (type(response), told) == (TYPES[way], text)
     require_nodes(seam, response)
@@ -140,10 +144,7 @@ def test_every_seam_every_way_every_route(seam: str, mode: Mode, way: str, case:
     assert (record["route"], record["reason"]) == (route, reason)
     assert "first" not in record
     assert [query.question for query in judge.queries] == [QUESTION]
-    if mode == "before" or case == "answer":
-        assert len(llm.prompts) == (1 if case == "answer" else 0)
-    else:
-        assert len(llm.prompts) <= 1  # Begun or not, as the judge was quicker or slower.
+    assert len(llm.prompts) == (1 if case == "answer" or mode == "parallel" else 0)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -378,6 +379,23 @@ def test_a_retrievers_error_surfaces(way: str, mode: Mode) -> None:
     broken = cast("Any", Broken)()
     with pytest.raises(LookupError, match="The index is gone"):
         ask(again([0.05], broken, mode=mode)[0], way)
+
+
+@pytest.mark.parametrize("on_unmeasured", ["answer", "clarify", "refuse"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_an_outage_leaves_the_first_verdict_standing(
+    way: str, mode: Mode, on_unmeasured: OnUnmeasured
+) -> None:
+    """Measured as insufficient, it is refused, whatever the policy does with what was not."""
+    shelf = FixedRetriever([a_node("It took eight years.", "years")])
+    inner = RetrieverQueryEngine.from_args(FixedRetriever(bridge_nodes()), llm=CountingLLM())
+    gate, judge = a_gate([0.05, Unmeasured("No.")], on_unmeasured=on_unmeasured)
+    engine = GuardedQueryEngine(inner, gate, mode=mode, retry_retrieval=shelf)
+    response, told = ask(engine, way)
+    assert told == REFUSE and len(judge.queries) == 2
+    record = record_of(response)
+    assert (record["route"], record["probability"]) == ("refuse", 0.05)
 
 
 class Mask(BaseNodePostprocessor):
