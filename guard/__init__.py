@@ -8,12 +8,14 @@ from guard.errors import (
     JudgeRejected,
     JudgeUnavailable,
     ProfileMismatch,
+    StaleProfile,
     Unmeasured,
 )
 from guard.gate import Gate
 from guard.judge import Judge
 from guard.labels import Labels
 from guard.policy import Messages, Policy
+from guard.price import Price
 from guard.profile import Profile
 from guard.prompt import Prompt
 from guard.query import Query
@@ -36,6 +38,7 @@ __all__ = [
     "Labels",
     "Messages",
     "Policy",
+    "Price",
     "Profile",
     "ProfileMismatch",
     "Prompt",
@@ -43,6 +46,7 @@ __all__ = [
     "Reason",
     "Retry",
     "Route",
+    "StaleProfile",
     "Thresholds",
     "Unmeasured",
     "Usage",

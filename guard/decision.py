@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Literal
 
 from guard.errors import UNMEASURED_KINDS, Tried
+from guard.profile import Profile
 from guard.query import Query
 from guard.thresholds import Thresholds
 from guard.verdict import Verdict
@@ -22,13 +23,14 @@ class Route(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a query took its route: five reasons of its own, and one for each way not to measure."""
+    """Why a query took its route: six reasons of its own, and one for each way not to measure."""
 
     SUFFICIENT = "sufficient"
     UNCERTAIN = "uncertain"
     INSUFFICIENT = "insufficient"
     NO_CONTEXTS = "no_contexts"
     PARTIAL_COVERAGE = "partial_coverage"
+    STALE_PROFILE = "stale_profile"
 
     TIMEOUT = "timeout"
     UNAVAILABLE = "unavailable"
@@ -40,6 +42,11 @@ class Reason(StrEnum):
     CONTENT_FILTER = "content_filter"
     CONTEXT_TOO_LONG = "context_too_long"
     MALFORMED = "malformed"
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether nothing that can be relied on was measured, although the judge was asked."""
+        return self is Reason.STALE_PROFILE or self.value in UNMEASURED_KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +60,14 @@ class Decision:
         reason: why, in one word.
         detail: why, in a sentence for whoever runs the system; holds no passage, question or key.
         message: what the user is told on ``clarify`` and ``refuse``; ``None`` on ``answer``.
-        probability: calibrated P(sufficient context) in [0, 1]; ``None`` = not measured.
+        probability: P(sufficient context) in [0, 1], calibrated where ``calibrated`` says so;
+            ``None`` = not measured. With the reason ``stale_profile`` it is the judge's own, and
+            decided nothing.
         low, high: bounds on it that the judge's unseen probability mass allows.
         verdict: what the judge said, before calibration; ``None`` = not measured.
         calibrated: whether a fitted calibrator stands between ``verdict`` and ``probability``.
-        thresholds: the cut-offs that applied.
+        thresholds: the cut-offs that applied; where nothing was measured, or the profile is stale,
+            the policy's own, which did not.
         mode: ``enforce``, or ``shadow`` (decided and recorded, never acted on).
         deployment: the name of the deployment, or ``None``.
         model: the judge's model as requested, or ``None`` where there is none; after a fallback,
@@ -68,6 +78,10 @@ class Decision:
         query: the query itself; never part of `to_dict`.
         tried: judges of a chain that gave no verdict, in order and over all rounds, and why each
             was left.
+        profile: the profile that applied, or that would have if it were not stale; ``None`` = none.
+        cost: of the verdict, in ``currency``; 0 where the judge was not asked, ``None`` = unknown,
+            or no price was given.
+        currency: in which ``cost`` is; ``None`` = no price was given.
     """
 
     id: str
@@ -90,6 +104,9 @@ class Decision:
     elapsed_seconds: float
     query: Query = field(repr=False)
     tried: tuple[Tried, ...] = ()
+    profile: Profile | None = field(default=None, repr=False)
+    cost: float | None = None
+    currency: str | None = None
 
     @property
     def enforced(self) -> bool:
@@ -104,12 +121,15 @@ class Decision:
     @property
     def measured(self) -> bool:
         """Whether a probability stands behind the route."""
-        return self.probability is not None
+        return self.probability is not None and not self.unmeasured
 
     @property
     def unmeasured(self) -> bool:
-        """Whether the judge was asked and gave no usable verdict (an empty set is never asked)."""
-        return self.reason.value in UNMEASURED_KINDS
+        """Whether the judge was asked and gave nothing to rely on (an empty set is never asked).
+
+        Either it gave no usable verdict, or the profile is not for the one it gave.
+        """
+        return self.reason.unmeasured
 
     def to_dict(self) -> dict[str, object]:
         """The record as JSON-ready values. Question and contexts appear only as SHA-256 hashes."""
@@ -133,6 +153,7 @@ class Decision:
             "model": (verdict and verdict.model) or self.model,
             "fingerprint": self.fingerprint,
             "calibrated": self.calibrated,
+            "profile": self.profile and self.profile.name,
             "answer_at": self.thresholds.answer_at,
             "refuse_below": self.thresholds.refuse_below,
             "deployment": self.deployment,
@@ -141,6 +162,8 @@ class Decision:
             "cached": self.cached,
             "elapsed_seconds": self.elapsed_seconds,
             "usage": verdict and verdict.usage and asdict(verdict.usage),
+            "cost": self.cost,
+            "currency": self.currency,
             "p_underspecified": verdict and verdict.p_underspecified,
             "tried": [asdict(each) for each in self.tried],
             "message": self.message,

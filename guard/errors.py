@@ -6,7 +6,8 @@
     └── JudgeError             this query could not be measured; the policy decides its route
         ├── JudgeUnavailable   worth another try: timeout, HTTP 429, 5xx, no connection
         ├── JudgeRejected      another try is pointless: key, model name, bad request, spent quota
-        └── Unmeasured         the judge answered, but its answer holds no usable verdict
+        ├── Unmeasured         the judge answered, but its answer holds no usable verdict
+        └── StaleProfile       the judge answered, but the profile was fitted to something else
 
 Whatever a library raised stays reachable as ``__cause__``.
 """
@@ -144,6 +145,16 @@ class Unmeasured(JudgeError):
     """The judge answered, but no probability can honestly be read from the answer."""
 
     default_kind = "no_logprobs"
+
+
+class StaleProfile(JudgeError):
+    """There is a verdict, but the profile is not for it, and the policy is to raise then.
+
+    Its ``kind`` is ``rejected``, since another try is pointless; what is done with such queries is
+    `guard.Policy.on_stale`'s choice, not ``on_unmeasured``'s.
+    """
+
+    default_kind = "rejected"
 
 
 def out_of_time() -> JudgeUnavailable:

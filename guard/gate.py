@@ -13,11 +13,12 @@ from guard._require import require_instance
 from guard.ask import aask, ask
 from guard.cache import Cache, cache_key, keepable
 from guard.decision import Decision, Reason, Route
-from guard.errors import UNMEASURED_KINDS, ConfigError, JudgeError, Tried
+from guard.errors import ConfigError, JudgeError, ProfileMismatch, StaleProfile, Tried
 from guard.flow import arun, run
 from guard.judge import Judge, Profiled
 from guard.policy import Policy
-from guard.profile import Profile
+from guard.price import Price
+from guard.profile import Probability, Profile
 from guard.query import Query
 from guard.retry import Retry
 from guard.thresholds import Thresholds
@@ -44,6 +45,27 @@ class _Measured(NamedTuple):
     cached: bool
 
 
+class _Facts(NamedTuple):
+    """What is known of a measured query.
+
+    ``probability`` is calibrated and ``cuts`` are those of the profile, unless ``stale`` says in a
+    clause why the profile is not for this verdict; then they are the judge's and the policy's own.
+    """
+
+    verdict: Verdict
+    probability: Probability
+    cuts: Thresholds
+    profile: Profile | None
+    stale: str | None
+    tried: tuple[Tried, ...]
+    cached: bool
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a calibrator made the probability."""
+        return not self.stale and self.profile is not None and self.profile.calibrator is not None
+
+
 _Trip = Generator[_Asked, _Measured, Decision]
 
 
@@ -63,9 +85,15 @@ class Gate:
         deployment: a name for the record.
         workers: threads for a ``judge`` that cannot be interrupted. Chains and means ask theirs on
             the shared ones.
+        profile: the judge's calibrator and thresholds, which beat the policy's. It goes stale by
+            itself: where a verdict's judge, signal, served model, backend or language is not what
+            it was fitted to, neither is applied, and ``policy.on_stale`` decides. Chains have a
+            profile on each link instead.
+        price: of the judge's tokens, for the record.
 
     Raises:
         ConfigError: an argument is not what it must be, e.g. ``judge`` is not a judge.
+        ProfileMismatch: the profile is for another judge, and ``policy.on_stale`` is ``None``.
     """
 
     def __init__(
@@ -77,6 +105,8 @@ class Gate:
         cache: Cache | None = None,
         deployment: str | None = None,
         workers: Workers = shared_workers,
+        profile: Profile | None = None,
+        price: Price | None = None,
     ) -> None:
         _require_judge(judge)
         self.judge = judge
@@ -87,7 +117,31 @@ class Gate:
         _require_cache(cache)
         self.cache = cache
         self.deployment = deployment
+        self.profile = profile
+        self.price = price
         self._workers = workers
+        self._mismatch = self._require_profile()
+        if price is not None:
+            require_instance("price", price, Price)
+
+    def _require_profile(self) -> str | None:
+        """In a clause, why no verdict will fit the profile, where the policy allows for that."""
+        if self.profile is None:
+            return None
+        require_instance("profile", self.profile, Profile)
+        if isinstance(self.judge, Profiled):
+            raise ConfigError(
+                "A chain has a profile on each link, not one for all.",
+                hint="Write Link(judge, profile) for its first judge too.",
+            )
+        try:
+            self.profile.require_for(self.judge.fingerprint)
+        except ProfileMismatch as error:
+            if self.policy.on_stale is None:
+                raise
+            logger.warning("The profile is stale. %s", error.message)
+            return f"its judge is {self.profile.fingerprint}, not {self.judge.fingerprint}"
+        return None
 
     def check(
         self,
@@ -107,7 +161,8 @@ class Gate:
 
         Raises:
             ConfigError: the question is blank, or something is not text.
-            JudgeError: the query could not be measured and the policy says ``raise``.
+            JudgeError: the query could not be measured, or the profile is stale (`StaleProfile`),
+                and the policy says ``raise``.
         """
         query = Query.of(question, contexts, history=history, lang=lang)
         return run(self._trip(query), self._measure)
@@ -137,33 +192,44 @@ class Gate:
         return self._measured(asked, started, measured)
 
     def _measured(self, asked: _Asked, started: float, measured: _Measured) -> Decision:
+        facts = self._facts(asked, measured)
+        if facts.stale:
+            return self._stale(asked, started, facts)
+        p, coverage = facts.probability, facts.verdict.coverage
+        route, reason = self.policy.route(p.low, p.high, coverage, thresholds=facts.cuts)
+        return self._decision(asked.query, started, route, reason, _told(facts, route), facts)
+
+    def _facts(self, asked: _Asked, measured: _Measured) -> _Facts:
         verdict = measured.verdict
         profile = self._profile_of(verdict)
-        cuts = self.policy.thresholds if profile is None else profile.thresholds
-        route, reason = self.policy.route(
-            verdict.low, verdict.high, verdict.coverage, thresholds=cuts
-        )
-        tried = (*asked.left, *verdict.tried)
-        detail = _told(verdict, cuts, route, tried)
-        decision = self._decision(
-            asked.query,
-            started,
-            route,
-            reason,
-            detail,
-            verdict,
-            cuts,
-            tried=tried,
+        stale = None
+        if profile is not None:
+            stale = self._mismatch or profile.difference(verdict, asked.query.lang)
+        applied = None if stale else profile
+        return _Facts(
+            verdict=verdict,
+            probability=Probability.of(verdict) if applied is None else applied.calibrated(verdict),
+            cuts=(self.policy if applied is None else applied).thresholds,
+            profile=profile,
+            stale=stale,
+            tried=(*asked.left, *verdict.tried),
             cached=measured.cached,
         )
-        if verdict.tried:
-            # Or a judge could be down for weeks without anybody noticing.
-            logger.warning("query %s fell back: %s", decision.id, _left(verdict.tried))
-        return decision
 
     def _profile_of(self, verdict: Verdict) -> Profile | None:
-        """A profile of the judge's own for this verdict: a chain's later judges have one each."""
-        return self.judge.profile_of(verdict) if isinstance(self.judge, Profiled) else None
+        """The profile for this verdict: a chain's judges have one each."""
+        return self.judge.profile_of(verdict) if isinstance(self.judge, Profiled) else self.profile
+
+    def _stale(self, asked: _Asked, started: float, facts: _Facts) -> Decision:
+        route, why = self.policy.route_stale(), f"The profile is stale: {facts.stale}."
+        detail = f"{why} {_shown(facts.probability)}, uncalibrated; no threshold was applied."
+        decision = self._decision(asked.query, started, route, Reason.STALE_PROFILE, detail, facts)
+        logger.warning("query %s: %s", decision.id, why)
+        if route is None and decision.enforced:
+            error = StaleProfile(why, hint="Make one for what is judged now, or set on_stale.")
+            error.tried, error.decision = facts.tried, decision
+            raise error
+        return decision
 
     def _unmeasured(self, asked: _Asked, started: float, error: JudgeError) -> Decision:
         route = self.policy.route_unmeasured(error.kind)
@@ -190,37 +256,48 @@ class Gate:
         route: Route | None,
         reason: Reason,
         detail: str,
-        verdict: Verdict | None = None,
-        cuts: Thresholds | None = None,
+        facts: _Facts | None = None,
         tried: tuple[Tried, ...] = (),
-        cached: bool = False,
     ) -> Decision:
+        verdict = None if facts is None else facts.verdict
         decision = Decision(
             id=uuid.uuid4().hex,
             time=datetime.now(UTC),
             route=route,
             reason=reason,
             detail=detail,
-            message=self.policy.messages.text(
-                route, query.lang, judged=reason.value not in UNMEASURED_KINDS
-            ),
-            probability=None if verdict is None else verdict.p_true,
-            low=None if verdict is None else verdict.low,
-            high=None if verdict is None else verdict.high,
+            message=self.policy.messages.text(route, query.lang, judged=not reason.unmeasured),
+            probability=None if facts is None else facts.probability.p,
+            low=None if facts is None else facts.probability.low,
+            high=None if facts is None else facts.probability.high,
             verdict=verdict,
-            calibrated=False,  # Until profiles exist, no calibrator can stand in between.
-            thresholds=cuts or self.policy.thresholds,
+            calibrated=facts is not None and facts.calibrated,
+            thresholds=self.policy.thresholds if facts is None else facts.cuts,
             mode=self.policy.mode,
             deployment=self.deployment,
             model=self._model_of(verdict),
             fingerprint=self.judge.fingerprint if verdict is None else verdict.fingerprint,
-            cached=cached,
+            cached=facts is not None and facts.cached,
             elapsed_seconds=time.perf_counter() - started,
             query=query,
-            tried=tried,
+            tried=tried if facts is None else facts.tried,
+            profile=self.profile if facts is None else facts.profile,
+            cost=self._cost(reason, facts),
+            currency=None if self.price is None else self.price.currency,
         )
         logger.debug("query %s: %s, %s", decision.id, decision.route, decision.reason)
+        if verdict is not None and verdict.tried:
+            # Or a judge could be down for weeks without anybody noticing.
+            logger.warning("query %s fell back: %s", decision.id, _left(verdict.tried))
         return decision
+
+    def _cost(self, reason: Reason, facts: _Facts | None) -> float | None:
+        if self.price is None:
+            return None
+        if reason is Reason.NO_CONTEXTS or (facts is not None and facts.cached):
+            return 0.0
+        # The price is that of one judge; after a fallback another one measured as well.
+        return None if facts is None or facts.tried else self.price.of(facts.verdict.usage)
 
     def _model_of(self, verdict: Verdict | None) -> str | None:
         # After a fallback the chain's own name is that of the judge that was down.
@@ -276,19 +353,25 @@ async def _through(cache: Cache, call: Callable[P, T], *args: P.args, **kwargs: 
     return call(*args, **kwargs)
 
 
-def _told(verdict: Verdict, cuts: Thresholds, route: Route, tried: Sequence[Tried]) -> str:
-    """A measured decision's reason, in sentences; ``tried`` are the judges left in all rounds."""
+def _told(facts: _Facts, route: Route) -> str:
+    """A measured decision's reason, in sentences."""
+    verdict, cuts = facts.verdict, facts.cuts
     told = [
-        f"P(sufficient) = {verdict.p_true:.4f} in [{verdict.low:.4f}, {verdict.high:.4f}]; "
+        f"{_shown(facts.probability)}; "
         f"answer at {cuts.answer_at:g}, refuse below {cuts.refuse_below:g}."
     ]
     if verdict.coverage < 1:
         told.append(f"{_part(verdict.coverage)} of the contexts was judged.")
-    if tried:
-        told.append(_left(tried))
+    if facts.tried:
+        told.append(_left(facts.tried))
     if route is Route.CLARIFY and (verdict.p_underspecified or 0) > 0.5:
         told.append(f"The question may be under-specified (P = {verdict.p_underspecified:.2f}).")
     return " ".join(told)
+
+
+def _shown(probability: Probability) -> str:
+    p, low, high = probability
+    return f"P(sufficient) = {p:.4f} in [{low:.4f}, {high:.4f}]"
 
 
 def _part(coverage: float) -> str:

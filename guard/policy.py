@@ -1,9 +1,11 @@
 """A policy: from probability and bounds, or from a failure to measure, to a route."""
 
-from collections.abc import Mapping
+import inspect
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from guard._json import as_map
 from guard._require import require_instance, require_number, require_one_of
@@ -14,8 +16,16 @@ from guard.thresholds import Thresholds
 OnUnmeasured = Literal["answer", "clarify", "refuse", "raise"]
 """What to do with a query that could not be measured."""
 
-Message = str | Mapping[str, str]
+Text = str | Callable[[str, str | None], str]
+"""A text, or a function from a route (``"clarify"``, ``"refuse"``) and a language tag to one.
+
+It is called where the decision is made, on the event loop too, and must not block.
+"""
+
+Message = Text | Mapping[str, Text]
 """One text for all, or texts by language tag with ``default`` for the rest."""
+
+logger = logging.getLogger("guard")
 
 DEFAULT_ROUTE: OnUnmeasured = "refuse"
 MIN_DEADLINE, MAX_DEADLINE = 0.001, 86_400.0
@@ -23,30 +33,40 @@ MIN_DEADLINE, MAX_DEADLINE = 0.001, 86_400.0
 DEFAULT_THRESHOLDS = Thresholds(answer_at=0.85, refuse_below=0.30)
 
 
+_CLARIFY = (
+    "I found something related, but not enough to answer this with confidence. "
+    "Could you rephrase the question or add detail?"
+)
+_REFUSE = "I don't have enough information in my documents to answer that."
+_UNMEASURED = "I cannot check my documents right now. Please try again later."
+
+
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """What the user is told.
+    """What the user is told: texts, or functions that return one.
+
+    Where a function fails, or returns no text, the user is told the built-in one, and it is logged.
 
     Attributes:
         clarify: asks the user back.
         refuse: says that the documents do not hold the answer.
         unmeasured: takes the place of both where nothing was judged, so that an outage of the
             judge is not told as a lack of documents.
+
+    Raises:
+        ConfigError: one is blank or neither text nor function, or ``default`` is missing.
     """
 
-    clarify: Message = (
-        "I found something related, but not enough to answer this with confidence. "
-        "Could you rephrase the question or add detail?"
-    )
-    refuse: Message = "I don't have enough information in my documents to answer that."
-    unmeasured: Message = "I cannot check my documents right now. Please try again later."
+    clarify: Message = _CLARIFY
+    refuse: Message = _REFUSE
+    unmeasured: Message = _UNMEASURED
 
     def __post_init__(self) -> None:
         for name in ("clarify", "refuse", "unmeasured"):
             message: Message = getattr(self, name)
             _require_texts(f"messages.{name}", message)
             object.__setattr__(self, name, _own(message))
-            if not isinstance(message, str) and "default" not in message:
+            if as_map(message) and "default" not in as_map(message):
                 raise ConfigError(
                     f"messages.{name} has texts by language but no `default`.",
                     hint=f'Add messages.{name}.default = "…" for every other language.',
@@ -54,28 +74,57 @@ class Messages:
 
     def text(self, route: Route | None, lang: str | None, *, judged: bool = True) -> str | None:
         """The message for a route in a language; ``None`` where the user gets the answer itself."""
-        if route not in (Route.CLARIFY, Route.REFUSE):
+        if route is None or route is Route.ANSWER:
             return None
-        message = self.clarify if route is Route.CLARIFY else self.refuse
-        message = message if judged else self.unmeasured
-        return message if isinstance(message, str) else _by_language(message, lang)
+        message, built_in = self.unmeasured, _UNMEASURED
+        if judged and route is Route.CLARIFY:
+            message, built_in = self.clarify, _CLARIFY
+        elif judged:
+            message, built_in = self.refuse, _REFUSE
+        if isinstance(message, Mapping):
+            message = _by_language(cast("Mapping[str, Text]", message), lang)
+        return message if isinstance(message, str) else _called(message, route, lang) or built_in
 
 
-def _own(value: str | Mapping[str, str]) -> object:
+def _called(function: Callable[[str, str | None], str], route: Route, lang: str | None) -> str:
+    """What a function says; nothing where it fails, which must not fail the query."""
+    try:
+        text = cast("object", function(route.value, lang))
+    except Exception:
+        logger.warning("A message's function failed.", exc_info=True)
+        return ""
+    if isinstance(text, str) and text.strip():
+        return text
+    logger.warning("A message's function returned %s, no text.", type(text).__name__)
+    return ""
+
+
+def _own(value: object) -> object:
     """A mapping's unchangeable copy: what the caller does to theirs later changes no value."""
-    return MappingProxyType(dict(value)) if isinstance(value, Mapping) else value
+    return (
+        MappingProxyType(dict(as_map(cast("object", value))))
+        if isinstance(value, Mapping)
+        else value
+    )
 
 
 def _require_texts(name: str, message: object) -> None:
     texts = list(as_map(message).values()) or [message]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
+    if not all(map(_tells, texts)):
         raise ConfigError(
             f"{name} is blank, or not text.",
-            hint="Write a text, or a mapping from language to text with a `default`.",
+            hint="Write a text, a mapping from language to text with a `default`, or a function "
+            "that is not async.",
         )
 
 
-def _by_language(texts: Mapping[str, str], lang: str | None) -> str:
+def _tells(text: object) -> bool:
+    if isinstance(text, str):
+        return bool(text.strip())
+    return callable(text) and not inspect.iscoroutinefunction(text)
+
+
+def _by_language(texts: Mapping[str, Text], lang: str | None) -> Text:
     # "zh-Hant-TW" falls back on "zh-Hant", that on "zh", and that on "default" (RFC 4647).
     by_tag = {tag.casefold(): text for tag, text in texts.items()}
     tag = (lang or "").casefold()
@@ -89,13 +138,16 @@ class Policy:
     """What a deployment does with what was, or was not, measured.
 
     Attributes:
-        thresholds: the two cut-offs.
+        thresholds: the two cut-offs; a profile has its own, which beat them.
         on_unmeasured: a route or ``"raise"`` for queries that could not be measured; or one for
             each kind (`guard.errors.UNMEASURED_KINDS`), with ``default`` for the rest
             (``"refuse"`` unless given). Such a decision has no probability, whatever its route.
         messages: what the user is told on ``clarify`` and ``refuse``.
         deadline: seconds for the whole trip of one query: requests, retries and waits.
         mode: ``"enforce"``, or ``"shadow"``: decide and record, but let every answer through.
+        on_stale: a route or ``"raise"`` for queries whose profile is for another judge, model,
+            signal or language than theirs. ``None`` = a profile for another judge is an error when
+            the gate is made, and what only a query shows is refused.
 
     Raises:
         ConfigError: an unknown kind or route, or a deadline that is not positive.
@@ -106,11 +158,13 @@ class Policy:
     messages: Messages = field(default_factory=Messages)
     deadline: float = 10.0
     mode: Mode = "enforce"
+    on_stale: OnUnmeasured | None = None
 
     def __post_init__(self) -> None:
         require_instance("thresholds", self.thresholds, Thresholds)
         require_instance("messages", self.messages, Messages)
         require_one_of("mode", self.mode, get_args(Mode))
+        require_one_of("on_stale", self.on_stale, (*get_args(OnUnmeasured), None))
         require_number("deadline", self.deadline, MIN_DEADLINE, MAX_DEADLINE)
         object.__setattr__(self, "on_unmeasured", _own(self.on_unmeasured))
         for kind, choice in self._choices.items():
@@ -151,4 +205,9 @@ class Policy:
         """The route of a query that could not be measured; ``None`` = raise the judge's error."""
         choices = self._choices
         choice = choices.get(kind) or choices.get("default", DEFAULT_ROUTE)
+        return None if choice == "raise" else Route(choice)
+
+    def route_stale(self) -> Route | None:
+        """The route of a query whose profile is stale; ``None`` = raise `StaleProfile`."""
+        choice = self.on_stale or DEFAULT_ROUTE
         return None if choice == "raise" else Route(choice)

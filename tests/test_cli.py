@@ -18,8 +18,10 @@ from guard import (
     Gate,
     JudgeRejected,
     JudgeUnavailable,
+    Profile,
     Query,
     Route,
+    Thresholds,
     Usage,
     Verdict,
     __version__,
@@ -27,6 +29,7 @@ from guard import (
 )
 from guard.cli import app, main
 from guard.cli.check import EXIT_CODES
+from guard.cli.text import one_line, plain
 from guard.judge import Judge
 from guard.testing import Scripted, ScriptedJudge
 
@@ -465,6 +468,46 @@ def test_texts_cannot_command_the_terminal(run: RunCli, tmp_path: Path) -> None:
     assert "\x1b" not in out and "\x07" not in out
 
 
+@pytest.mark.parametrize("shown", [plain, one_line])
+def test_plain_keeps_what_people_read(shown: Callable[[str], str]) -> None:
+    """Joiners belong to Persian and to emoji; Arabic number signs are seen."""
+    text = "می\u200cشود 👩\u200d🚀 \u0600 naïve 日本"
+    assert shown(text) == text
+
+
+@pytest.mark.parametrize("sign", "\u061c\u200b\u200e\u202e\u2066\u2069\ufeff\U000e0041\x9b\ud800")
+def test_nothing_hides_or_turns_round(
+    run: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: str
+) -> None:
+    """Also in a question that stands above its table."""
+    assert plain(f"a{sign}b") == one_line(f"a{sign}b") == "a\ufffdb"
+    written = sign.encode("utf-16-be", "surrogatepass").hex()
+    escaped = "".join(f"\\u{written[at : at + 4]}" for at in range(0, len(written), 4))
+    monkeypatch.chdir(tmp_path)  # Its name is to leave room for the question.
+    queries = Path("q.jsonl")
+    queries.write_text(f'{{"question": "x{escaped}y?", "contexts": ["It is."]}}\n' * 2, "utf-8")
+    out = run("check", queries, "--judge", "scripted:0.1").out
+    assert "x\ufffdy?" in out and sign not in out
+
+
+def test_every_end_of_a_line_is_one() -> None:
+    """A carriage return would let a text write over what stands before it."""
+    assert plain("a\r\nb\rc\u2028d\u2029e\x85f\tg") == "a\nb\nc\nd\ne\nf g"
+    assert one_line(" a\r\n\n b\u2028c ") == "a b c"
+
+
+def test_a_profile_as_an_option(run: RunCli, tmp_path: Path) -> None:
+    """In place of thresholds; for another judge it is misuse, unless --on-stale says what to do."""
+    file = tmp_path / "bot.profile.json"
+    Profile(Thresholds(0.4, 0.2), "scripted:0.5").save(file)
+    given = (*ASK, "--profile", file)
+    record = run(*given, "--judge", "scripted:0.5", "--json").record
+    assert (record["route"], record["profile"]) == ("answer", "bot")
+    misuse(run(*given, "--judge", "scripted:0.6"), "--profile: The profile is for scripted:0.5", "")
+    done = run(*given, "--judge", "scripted:0.6", "--on-stale", "clarify", "--json")
+    assert (done.code, done.record["reason"]) == (3, "stale_profile")
+
+
 def test_help_and_version(run: RunCli) -> None:
     """Typer's own runner: no error of ours is involved."""
     runner = CliRunner()
@@ -631,7 +674,8 @@ def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom guard.cli import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "heavy = {'pydantic', 'openai', 'numpy', 'xllamacpp', 'llama_index'}\n"
+        "heavy = {'pydantic', 'openai', 'numpy', 'rich', 'scipy', 'sklearn', 'xllamacpp'}\n"
+        "heavy |= {'llama_index', 'tenacity'}\n"
         "print(sorted(heavy & {*sys.modules}))"
     )
     assert process(code=code).stdout.splitlines()[-1] == b"[]"

@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,12 +20,24 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from wire import Answer, Script, WireServer, verdict
 
-from guard import ConfigError, Decision, JudgeUnavailable, Labels, Route, Thresholds, judges
+from guard import (
+    ConfigError,
+    Decision,
+    JudgeUnavailable,
+    Labels,
+    ProfileMismatch,
+    Reason,
+    Route,
+    Thresholds,
+    judges,
+)
+from guard.calibration import Temperature
 from guard.config import VARIABLES, Deployment, load_gate, resolve
 from guard.errors import UNMEASURED_KINDS
 from guard.judge import Judge
 from guard.judges import Chain, Link
 from guard.policy import Policy
+from guard.price import Price
 from guard.profile import Profile
 from guard.retry import Retry
 from guard.testing import Scripted, ScriptedJudge
@@ -78,6 +91,7 @@ api_version = "2024-10-21"
 samples = 12
 ask_underspecified = true
 both_orders = false
+price = { input = 0.15, output = 1, cached = 0.075, currency = "EUR" }
 labels = { true = "Yes", false = "No" }
 
 [deployment.default.messages]
@@ -97,6 +111,7 @@ def test_every_key_arrives(file: Path) -> None:
     assert policy.messages.text(Route.CLARIFY, "de-CH") == "Was?"
     assert policy.messages.text(Route.REFUSE, "de") == "No."
     assert gate.deployment == "default"
+    assert gate.price == Price(input=0.15, output=1, cached=0.075, currency="EUR")
     assert gate.check("Why?", ["Because."]).probability == 0.6
 
 
@@ -145,10 +160,17 @@ def test_os_environ_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert resolve(deployment="a")[0] == "a"
 
 
+def test_scripts_of_other_probabilities_are_other_judges() -> None:
+    """Verdicts kept of one, and a profile for it, are not the other's."""
+    names = ("scripted:0.9", "scripted:0.2", "scripted:0.20000001", "scripted:0.90")
+    found = [judges.from_name(name).fingerprint for name in names]
+    assert found == ["scripted:0.9", "scripted:0.2", "scripted:0.20000001", "scripted:0.9"]
+
+
 def test_a_local_judge_needs_no_key(file: Path) -> None:
     file.write_text("[deployment.a]\njudge = 'openai:m'\napi_key_env = 'MY_KEY'")
     gate = load_gate(file, environ={}, options={"judge": "scripted:0.9"})
-    assert gate.judge.model == "scripted"
+    assert gate.judge.fingerprint == "scripted:0.9"
 
 
 def test_the_keys_variable_may_begin_like_ours(file: Path) -> None:
@@ -204,6 +226,8 @@ OVERRIDES = {
     "ON_UNMEASURED": ("raise", "on_unmeasured", "raise"),
     "ATTEMPTS": ("7", "attempts", 7),
     "MODE": ("enforce", "mode", "enforce"),
+    "ON_STALE": ("clarify", "on_stale", "clarify"),
+    "PROFILE": (" x.json ", "profile", "x.json"),
 }
 
 
@@ -215,7 +239,9 @@ def test_variables_beat_the_file(file: Path, name: str) -> None:
     assert getattr(before, key) != value
     # What openai: can make nothing of was set for the file's judge, and goes with it.
     left = {"api_version": None, "samples": 20, "ask_underspecified": False}
-    gone = left if name == "JUDGE" else {}
+    gone: dict[str, object] = {**left, "price": None} if name == "JUDGE" else {}
+    if name == "PROFILE":
+        gone = {"answer_at": 0.85, "refuse_below": 0.30}  # It has its own.
     assert after == before.model_copy(update={key: value, **gone})
 
 
@@ -297,6 +323,33 @@ WRONG = [
     ('labels = { true = "in", false = "insufficient" }', "labels", "begins", "two words"),
     ('labels = { true = "a", false = "b", c = "d" }', "labels.c", "unknown key", "true, false"),
     ("labels = []", "labels", "is a list", "two words"),
+    ("price = 0.15", "price", "is 0.15", "{ input = 0.15"),
+    ("price = { input = 0.15 }", "price.output", "is missing", "output = 0.60"),
+    ("price = { input = -1, output = 1 }", "price.input", "is -1", "by the million"),
+    ("price = { input = 1, output = nan }", "price.output", "is nan", "by the million"),
+    ("price = { input = 1, output = 1, cachd = 1 }", "price.cachd", "unknown key", "`cached`"),
+    (f'price = {{ input = "{CANARY}", output = 1 }}', "price.input", "is a text", "{ input"),
+    ('price = { input = 1, output = 1, currency = "" }', "price.currency", "is a text", "currency"),
+    (f'on_stale = "{CANARY}"', "on_stale", "is a text", '"raise"'),
+    ('on_stale = { default = "refuse" }', "on_stale", "is a table", '"raise"'),
+    ("profile = 3", "profile", "is 3", "rag-guard calibrate"),
+    (
+        'judge = "scripted:1"\nprofile = "none.json"',
+        "profile",
+        "cannot be read",
+        "rag-guard calibrate",
+    ),
+    (
+        'judge = "scripted:1"\nprofile = "a\\u0000b"',
+        "profile",
+        "it is no path",
+        "rag-guard calibrate",
+    ),
+    ('profile = "x"\nanswer_at = 0.9', "profile", "thresholds of its own", "Take `profile` away"),
+    ('messages.refuse = "nobody.here:f"', "messages.refuse", "no such module", "with a space"),
+    ('messages.refuse = "json:dumpz"', "messages.refuse", "no such function", "module:function"),
+    ('messages.refuse = "sk:canary"', "messages.refuse", "no such module", "module:function"),
+    ('messages.clarify = { default = "json:x" }', "messages.clarify.default", "no such", "package"),
     ("samples = 2", "samples", "is 2", "from 3 to 200"),
     ("samples = 201", "samples", "is 201", "from 3 to 200"),
     ("samples = 20.0", "samples", "is 20.0", "a whole number"),
@@ -587,7 +640,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> dict[str, Scripted]:
 DOWN = JudgeUnavailable("down")
 
 
-def links(file: Path, text: str, name: str | None = None, **more: Mapping[str, str]) -> list[Link]:
+def links(file: Path, text: str, name: str | None = None, **more: Any) -> list[Link]:
     """The links of the chain that a file amounts to."""
     file.write_text(text)
     judge = load_gate(file, deployment=name, environ={}, **more).judge
@@ -779,8 +832,9 @@ def test_wrong_fallbacks(file: Path, keys: str, problem: str, remedy: str) -> No
 def test_the_documented_fallback_is_true(file: Path, wire: Callable[[Script], WireServer]) -> None:
     """docs/configuration.md: its example loads, and its record is what comes of an outage."""
     page = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text("utf-8")
-    [text] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    [shown] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    section = page.partition("## Fallback")[2].partition("\n## ")[0]
+    [text] = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
+    [shown] = re.findall(r"```json\n(.*?)```", section, re.DOTALL)
     body = verdict(math.log(0.9), math.log(0.1 - 1e-9))
     server = wire(Answer({**body, "model": "qwen3-4b"}))
     file.write_text(text.replace("http://127.0.0.1:8080/v1", server.url))
@@ -806,6 +860,297 @@ def test_resolving_needs_no_key_of_a_fallback(file: Path) -> None:
     """What a deployment amounts to can be shown without the secrets of another."""
     text = "[deployment.default]\nfallback = 'b'\n[deployment.b]\napi_key_env = 'NONE_SUCH'"
     assert load(file, text).fallback == "b"
+
+
+# ── Profiles, prices, messages by function ───────────────────────────────────────────────────────
+
+MADE = Thresholds(0.61, 0.07)
+
+
+@pytest.fixture
+def profiled(file: Path) -> Callable[..., Profile]:
+    """Writes a profile into a folder beside the configuration."""
+    (file.parent / "sub").mkdir()
+
+    def made(name: str, fingerprint: str | None = "scripted:0.8", **more: Any) -> Profile:
+        profile = Profile(MADE, fingerprint, **more)
+        profile.save(file.parent / "sub" / f"{name}.profile.json")
+        return profile
+
+    return made
+
+
+# What stands in the child and in the table that it extends, variables, options; whether the profile
+# applies, and which thresholds do where it does not.
+P = "profile = 'sub/a.profile.json'\n"
+CUT = "answer_at = 0.9\nrefuse_below = 0.2\n"
+BEATS: list[tuple[str, str, dict[str, str], dict[str, object], Thresholds | None]] = [
+    (P, "", {}, {}, None),
+    ("", P, {}, {}, None),
+    (P, CUT, {}, {}, None),
+    (CUT, P, {}, {}, Thresholds(0.9, 0.2)),
+    ("", "", {"RAG_GUARD_PROFILE": "{folder}/sub/a.profile.json"}, {}, None),
+    (CUT, "", {"RAG_GUARD_PROFILE": "{folder}/sub/a.profile.json"}, {}, None),
+    (CUT, "", {}, {"profile": "{folder}/sub/a.profile.json"}, None),
+    (P, "", {}, {"answer_at": 0.9, "refuse_below": 0.2}, Thresholds(0.9, 0.2)),
+    (
+        P,
+        "",
+        {"RAG_GUARD_ANSWER_AT": "0.9", "RAG_GUARD_REFUSE_BELOW": "0.2"},
+        {"profile": "{folder}/sub/a.profile.json"},
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("child", "parent", "environ", "options", "cuts"), BEATS)
+def test_a_profile_and_thresholds_beat_each_other(
+    file: Path,
+    profiled: Callable[..., Profile],
+    child: str,
+    parent: str,
+    environ: dict[str, str],
+    options: dict[str, object],
+    cuts: Thresholds | None,
+) -> None:
+    """What comes later wins, and takes all of the other's place."""
+    made = profiled("a", calibrator=Temperature(2.0))
+    file.write_text(
+        f"[deployment.p]\njudge = 'scripted:0.8'\n{parent}[deployment.c]\nextends = 'p'\n{child}"
+    )
+    here = str(file.parent)
+    gate = load_gate(
+        file,
+        deployment="c",
+        environ={key: value.format(folder=here) for key, value in environ.items()},
+        options={
+            key: value.format(folder=here) if isinstance(value, str) else value
+            for key, value in options.items()
+        },
+    )
+    decision = gate.check("Why?", ["Because."])
+    assert gate.profile == (made if cuts is None else None)
+    assert decision.thresholds == (cuts or MADE)
+    assert decision.calibrated is (cuts is None)
+    assert decision.to_dict()["profile"] == ("a" if cuts is None else None)
+
+
+def test_one_threshold_does_not_beat_a_profile(file: Path) -> None:
+    """It would say nothing of the other one."""
+    text = (
+        f"[deployment.p]\njudge = 'scripted:0.8'\n{P}[deployment.c]\nextends = 'p'\nanswer_at = 0.9"
+    )
+    error = error_of(file, text, name="c")
+    assert error.message.startswith(f"{file}: deployment.c.answer_at takes the place of a profile")
+    assert "Give both" in (error.hint or "")
+
+
+def test_a_profile_is_found_from_anywhere(
+    file: Path, profiled: Callable[..., Profile], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In a file its path is relative to that file; in a variable, to where one stands."""
+    made = profiled("a")
+    file.write_text(f"[deployment.p]\njudge = 'scripted:0.8'\n{P}")
+    monkeypatch.chdir("/")
+    assert load_gate(file, environ={}).profile == made
+    monkeypatch.chdir(tmp_path)
+    assert load_gate("guard.toml", environ={}).profile == made
+    variable = {"RAG_GUARD_PROFILE": "a.profile.json", "RAG_GUARD_JUDGE": "scripted:0.8"}
+    monkeypatch.chdir(tmp_path / "sub")
+    assert load_gate(environ=variable).profile == made
+    assert load_gate("../guard.toml", environ=variable).profile == made
+
+
+def test_a_profile_set_by_hand_names_its_place(
+    file: Path, profiled: Callable[..., Profile]
+) -> None:
+    """The key, the file, and what to do."""
+    profiled("a")
+    path = file.parent / "sub" / "a.profile.json"
+    path.write_text(path.read_text().replace("0.61", "0.31"))
+    error = error_of(file, f"[deployment.p]\njudge = 'scripted:0.8'\n{P}")
+    assert error.message.startswith(f"{file}: deployment.p.profile: {path} is not as rag-guard")
+
+
+def test_a_profile_for_another_judge_names_its_place(
+    file: Path, profiled: Callable[..., Profile]
+) -> None:
+    """Unless ``on_stale`` says what to do; a tool that makes a new one leaves it aside."""
+    profiled("a", "scripted:other")
+    text = f"[deployment.p]\njudge = 'scripted:0.8'\n{P}"
+    error = error_of(file, text)
+    assert isinstance(error, ProfileMismatch)
+    assert error.message.startswith(f"{file}: deployment.p.profile: The profile is for scripted:o")
+    file.write_text(text)
+    assert load_gate(file, environ={}, profiles=False).profile is None
+    file.write_text(f"{text}on_stale = 'clarify'")
+    decision = load_gate(file, environ={}).check("Why?", ["Because."])
+    assert (decision.route, decision.reason) == (Route.CLARIFY, Reason.STALE_PROFILE)
+
+
+def test_a_profile_goes_stale_with_any_key_of_its_judge(
+    file: Path, profiled: Callable[..., Profile]
+) -> None:
+    """Another packing, other labels, both orders: each is another judge."""
+    base = "[deployment.p]\njudge = 'openai:m'\nbase_url = 'http://127.0.0.1:1/v1'\nattempts = 1\n"
+    file.write_text(base)
+    gate = load_gate(file, environ={})
+    profiled("a", gate.judge.fingerprint)
+    judges.close(gate.judge)
+    file.write_text(base + P)
+    judges.close(load_gate(file, environ={}).judge)
+    for line in (
+        "max_context_chars = 999",
+        "labels = { true = 'Yes', false = 'No' }",
+        "both_orders = true",
+    ):
+        assert isinstance(error_of(file, f"{base}{P}{line}"), ProfileMismatch), line
+
+
+def test_fallbacks_with_profiles(
+    file: Path, named: dict[str, Scripted], profiled: Callable[..., Profile]
+) -> None:
+    """Two files, a judge each, thresholds and calibrators each."""
+    first = profiled("a", "scripted:a", calibrator=Temperature(2.0))
+    second = profiled("b", "scripted:b", calibrator=Temperature(4.0), languages=("en",))
+    text = (
+        f"[deployment.default]\njudge = 'named:a'\n{P}fallback = 'b'\n"
+        "[deployment.b]\njudge = 'named:b'\nprofile = 'sub/b.profile.json'\n"
+    )
+    assert [link.profile for link in links(file, text)] == [first, second]
+    gate = load_gate(file, environ={})
+    assert gate.check("Why?", ["Because."]).probability == Temperature(2.0).apply(0.9)
+    named["a"] = DOWN
+    gate = load_gate(file, environ={})
+    decision = gate.check("Why?", ["Because."])
+    assert decision.probability == Temperature(4.0).apply(0.9)
+    assert gate.check("Pourquoi ?", ["Because."], lang="fr").reason is Reason.STALE_PROFILE
+    profiled("b", "scripted:c")
+    error = error_of(file, text)
+    assert error.message.startswith(f"{file}: deployment.b.profile: The profile is for scripted:c")
+
+
+def test_a_fallback_goes_stale_alone_where_the_policy_allows_for_it(
+    file: Path, named: dict[str, Scripted], profiled: Callable[..., Profile]
+) -> None:
+    """With ``on_stale`` of the first, which is the policy's, the others go on."""
+    profiled("a", "scripted:a")
+    profiled("b", "scripted:c")
+    file.write_text(
+        f"[deployment.default]\njudge = 'named:a'\n{P}fallback = 'b'\non_stale = 'clarify'\n"
+        "[deployment.b]\njudge = 'named:b'\nprofile = 'sub/b.profile.json'\n"
+    )
+    first = load_gate(file, environ={}).check("Why?", ["Because."])
+    assert first.reason is not Reason.STALE_PROFILE
+    named["a"] = DOWN
+    second = load_gate(file, environ={}).check("Why?", ["Because."])
+    assert (second.route, second.reason) == (Route.CLARIFY, Reason.STALE_PROFILE)
+
+
+def test_judges_are_freed_where_a_profile_is_for_another(
+    file: Path, profiled: Callable[..., Profile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that stays loaded is no small thing."""
+    closed = list[Judge]()
+    monkeypatch.setattr(judges, "close", closed.append)
+    profiled("a", "scripted:other")
+    error_of(file, f"[deployment.p]\njudge = 'scripted:1'\n{P}")
+    assert [judge.fingerprint for judge in closed] == ["scripted:1.0"]
+
+
+def test_a_fallback_inherits_no_profile(
+    file: Path, named: dict[str, Scripted], profiled: Callable[..., Profile]
+) -> None:
+    """One that was set for another judge, even if it does not say for which."""
+    profiled("a", None)
+    error = error_of(
+        file,
+        "[deployment.default]\njudge = 'named:a'\nfallback = 'b'\n"
+        f"[deployment.p]\njudge = 'named:c'\n{P}"
+        "[deployment.b]\nextends = 'p'\njudge = 'named:b'\n",
+    )
+    assert error.message.startswith(f"{file}: deployment.b.profile is inherited")
+    assert not named
+
+
+def test_too_few_samples_for_a_profile(file: Path, profiled: Callable[..., Profile]) -> None:
+    """What counts is what the calibrator makes of the most that they reach."""
+    profiled("a", None, calibrator=Temperature(20.0))
+    error = error_of(file, f"[deployment.b]\njudge = 'samples:m'\nsamples = 100\n{P}")
+    assert "deployment.b.profile: samples = 100 reaches 0.5" in error.message
+    assert error.message.endswith("no query could be answered at 0.61.")
+
+
+def test_a_price_is_for_the_judge_that_it_stands_beside(file: Path) -> None:
+    """Another judge costs something else."""
+    text = (
+        "[deployment.p]\njudge = 'scripted:1'\nprice = { input = 1, output = 2 }\n"
+        "[deployment.c]\nextends = 'p'\nprice.currency = 'EUR'\nprice.input = 3\n"
+        "price.output = 2\n[deployment.d]\nextends = 'p'\njudge = 'scripted:0'\n"
+    )
+    file.write_text(text)
+    prices = [load_gate(file, deployment=name, environ={}).price for name in "pcd"]
+    assert prices == [Price(1, 2), Price(3, 2, currency="EUR"), None]
+    options = {"judge": "scripted:0.3"}
+    assert load_gate(file, deployment="p", environ={}, options=options).price is None
+
+
+def test_messages_by_function(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imported when the gate is made; for all languages or for one."""
+    (tmp_path / "own_messages.py").write_text(
+        "def said(route, lang):\n    return f'{route} in {lang}'\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    file.write_text(
+        "[deployment.a]\njudge = 'scripted:0'\n"
+        "messages = { refuse = { default = 'No.', de = 'own_messages:said' } }\n"
+    )
+    gate = load_gate(file, environ={})
+    assert gate.check("Why?", ["x"], lang="de-CH").message == "refuse in de-CH"
+    assert gate.check("Why?", ["x"]).message == "No."
+    resolve(file, environ={})
+    assert "own_messages:said" in resolve(file, environ={})[1].to_toml("a")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("import none_such_module", "its module needs none_such_module"),
+        ("1 / 0", "importing its module fails (ZeroDivisionError)"),
+        ("said = 'text'", "its module has no such function"),
+    ],
+)
+def test_a_function_that_cannot_be_had(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, problem: str
+) -> None:
+    """Said when the gate is made, not to the first user."""
+    name = f"broken_{len(text)}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    whole = f"[deployment.a]\njudge = 'scripted:0'\nmessages.refuse = '{name}:said'\n"
+    error = error_of(file, whole)
+    assert error.message == (
+        f"{file}: deployment.a.messages.refuse names a function that cannot be used: {problem}."
+    )
+    assert load(file, whole).messages.refuse == f"{name}:said"  # Nothing is imported for that.
+
+
+def test_the_documented_tables_load(file: Path) -> None:
+    """docs/configuration.md: every TOML block of it."""
+    page = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text("utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    found = [
+        load(file, block, name) for block in blocks for name in tomllib.loads(block)["deployment"]
+    ]
+    assert {"support-bot.profile.json"} < {one.profile for one in found}
+    assert Price(0.15, 0.6, 0.075, "EUR") in [one.price_of_tokens() for one in found]
+
+
+def test_a_text_with_a_colon_is_a_text(file: Path) -> None:
+    """Only what could be no sentence is taken for a function's name."""
+    for text in ("Note: nothing found.", "抱歉:不知道", "No:", ":-(", "a:b:c", "http://help"):
+        file.write_text(f"[deployment.a]\njudge = 'scripted:0'\nmessages.refuse = '{text}'\n")
+        assert load_gate(file, environ={}).check("Why?", ["x"]).message == text
 
 
 # ── Keys that a judge can make nothing of ────────────────────────────────────────────────────────
@@ -1020,6 +1365,11 @@ def deployments(draw: st.DrawFn) -> Deployment:
         "attempts": st.integers(1, 100),
         "on_unmeasured": ROUTES | st.dictionaries(kinds, ROUTES),
         "mode": st.sampled_from(["enforce", "shadow"]),
+        "on_stale": ROUTES,
+        "price": st.fixed_dictionaries(
+            {"input": st.floats(0, 1e9), "output": st.floats(0, 1e9)},
+            optional={"cached": st.floats(0, 1e9), "currency": SAID},
+        ),
         "min_mass": PROBABILITY,
         "api_version": ANY_TEXT.filter(str.strip),
         "samples": st.integers(3, 200),
@@ -1030,7 +1380,9 @@ def deployments(draw: st.DrawFn) -> Deployment:
         "messages": st.fixed_dictionaries({}, optional={"refuse": TEXTS, "clarify": TEXTS}),
     }
     values = draw(st.fixed_dictionaries({}, optional=keys))
-    cuts = {"answer_at": answer_at, "refuse_below": refuse_below}
+    cuts: dict[str, object] = {"answer_at": answer_at, "refuse_below": refuse_below}
+    if draw(st.booleans()):
+        cuts = {"profile": draw(SAID)}
     return Deployment.model_validate({**values, **cuts})
 
 

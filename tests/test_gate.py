@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -38,7 +38,7 @@ from guard import (
 )
 from guard.errors import UNMEASURED_KINDS, UnmeasuredKind
 from guard.loop import LoopThread
-from guard.policy import OnUnmeasured
+from guard.policy import Message, OnUnmeasured
 from guard.testing import ScriptedJudge
 from guard.worker import Workers
 
@@ -50,8 +50,9 @@ ONCE = Retry(attempts=1)
 ROUTES: tuple[OnUnmeasured, ...] = ("answer", "clarify", "refuse", "raise")
 KEYS = (
     "id time route enforced reason detail probability low high p_true raw_low raw_high mass "
-    "emitted signal model fingerprint calibrated answer_at refuse_below deployment mode coverage "
-    "cached elapsed_seconds usage p_underspecified tried message question_hash contexts_hash"
+    "emitted signal model fingerprint calibrated profile answer_at refuse_below deployment mode "
+    "coverage cached elapsed_seconds usage cost currency p_underspecified tried message "
+    "question_hash contexts_hash"
 )
 
 Ask = Callable[..., Decision]
@@ -363,6 +364,80 @@ def test_messages_by_language(ask: Ask, lang: str | None, text: str) -> None:
     assert ask(gate, lang=lang).message == text
 
 
+def said(route: str, lang: str | None) -> str:
+    """A message of the caller's own."""
+    return f"{route}, {lang}"
+
+
+@pytest.mark.parametrize("where", ["for all", "by language"])
+def test_messages_by_function(ask: Ask, where: str) -> None:
+    """It is told the route and the language."""
+    one: Message = said if where == "for all" else {"de": said, "default": "No."}
+    messages = Messages(clarify=one, refuse=one, unmeasured=one)
+    for script, route in ((0.5, "clarify"), (0.0, "refuse"), (Unmeasured("?"), "refuse")):
+        gate = Gate(ScriptedJudge(script), Policy(messages=messages))
+        assert ask(gate, lang="de").message == f"{route}, de"
+        assert ask(gate).message == (f"{route}, None" if where == "for all" else "No.")
+    assert ask(Gate(ScriptedJudge(1.0), Policy(messages=messages))).message is None
+
+
+def raising(route: str, lang: str | None) -> str:
+    """A function with a bug."""
+    raise KeyError(f"canary {route} {lang}")
+
+
+def silent(_route: str, _lang: str | None) -> None:
+    """A function that returns no text."""
+
+
+def blank(_route: str, _lang: str | None) -> str:
+    """A function that returns nothing to read."""
+    return " "
+
+
+def deaf() -> str:
+    """A function that takes nothing."""
+    return "too few arguments"
+
+
+@pytest.mark.parametrize(
+    ("function", "logged"),
+    [
+        (raising, "A message's function failed."),
+        (silent, "returned NoneType, no text"),
+        (blank, "returned str, no text"),
+        (deaf, "A message's function failed."),
+    ],
+    ids=["raises", "None", "blank", "arguments"],
+)
+def test_a_message_that_fails_fails_no_query(
+    ask: Ask, caplog: pytest.LogCaptureFixture, function: Callable[..., Any], logged: str
+) -> None:
+    """The user is told what is built in, and it is logged."""
+    messages = Messages(clarify=function, refuse={"default": function}, unmeasured=function)
+    for script, built_in in (
+        (0.5, Messages().clarify),
+        (0.0, Messages().refuse),
+        (Unmeasured("?"), Messages().unmeasured),
+    ):
+        caplog.clear()
+        decision = ask(Gate(ScriptedJudge(script), Policy(messages=messages)))
+        assert decision.message == built_in
+        assert logged in caplog.text
+
+
+async def waiting(route: str, lang: str | None) -> str:
+    """Nothing that a decision could wait for."""
+    return f"{route}, {lang}"
+
+
+@pytest.mark.parametrize("message", [waiting, None, 7, "", {"default": None}, {"default": waiting}])
+def test_what_is_no_message(message: object) -> None:
+    """Neither text nor a function that returns it at once."""
+    with pytest.raises(ConfigError, match=r"messages\.refuse"):
+        Messages(refuse=cast("str", message))
+
+
 def test_messages_need_a_default() -> None:
     """Texts by language without a default are refused at construction."""
     with pytest.raises(ConfigError, match="default"):
@@ -380,6 +455,8 @@ def test_messages_need_a_default() -> None:
         {"deadline": math.inf},
         {"deadline": math.nan},
         {"mode": "audit"},
+        {"on_stale": "ignore"},
+        {"on_stale": {"default": "refuse"}},
     ],
 )
 def test_policy_misuse(wrong: dict[str, object]) -> None:
@@ -469,6 +546,8 @@ def test_what_is_no_judge_is_refused(thing: object) -> None:
         ({"policy": Thresholds(answer_at=0.9, refuse_below=0.1)}, "`policy` is Thresholds"),
         ({"policy": {}}, "`policy` is dict"),
         ({"retry": 3}, "`retry` is int"),
+        ({"profile": {}}, "`profile` is dict"),
+        ({"price": 0.15}, "`price` is float"),
     ],
 )
 def test_gate_misuse(wrong: dict[str, object], said: str) -> None:
@@ -755,6 +834,7 @@ def test_public_names() -> None:
         "Labels",
         "Messages",
         "Policy",
+        "Price",
         "Profile",
         "ProfileMismatch",
         "Prompt",
@@ -762,6 +842,7 @@ def test_public_names() -> None:
         "Reason",
         "Retry",
         "Route",
+        "StaleProfile",
         "Thresholds",
         "Unmeasured",
         "Usage",

@@ -545,6 +545,19 @@ def test_a_profile_of_another_judge_is_refused() -> None:
     assert Chain([A, Link(B, for_b)]).links[1].profile is for_b
 
 
+def test_a_profile_of_another_judge_may_be_left_to_the_gate(ask: Ask) -> None:
+    """Every verdict of that judge is stale then; what is missing altogether is still an error."""
+    for_c = Profile(Thresholds(0.9, 0.2), "scripted:c")
+    links: list[Link | Judge] = [scripted("a", JudgeUnavailable("down")), Link(B, for_c)]
+    chain = Chain(links, check_profiles=False)
+    decision = ask(Gate(chain, Policy(on_stale="clarify")))
+    assert (decision.route, decision.reason) == (Route.CLARIFY, Reason.STALE_PROFILE)
+    with pytest.raises(ProfileMismatch):
+        Chain(links)
+    with pytest.raises(ConfigError, match="has no profile"):
+        Chain([A, B], check_profiles=False)
+
+
 def test_closing_closes_all(wire: Wire) -> None:
     """Of a chain, and of the mean inside it."""
     judges = [

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from guard import __version__
-from guard.cli import check, demo, doctor
-from guard.cli.check import one_line
+from guard.cli import calibrate, check, demo, doctor, eval, label
+from guard.cli.text import one_line
 from guard.errors import ConfigError, GuardError
 
 app = typer.Typer(
@@ -48,8 +48,11 @@ def rag_guard(version: _Version = False) -> None:
 
 # Each further subcommand is one import and one line here.
 app.command()(check.check)
+app.command()(calibrate.calibrate)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
+app.command("eval")(eval.evaluate_files)
+app.command()(label.label)
 
 
 def main(args: Sequence[str] | None = None) -> None:

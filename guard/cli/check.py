@@ -2,7 +2,6 @@
 
 import json
 import sys
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,25 @@ import typer
 
 from guard import judges
 from guard._json import as_list, as_map, as_text
-from guard.cli.options import ApiKeyEnv, ApiVersion, BaseUrl, Config, DeploymentName, ModelFamily
-from guard.decision import Decision, Route
+from guard.cli.options import (
+    AnswerAt,
+    ApiKeyEnv,
+    ApiVersion,
+    BaseUrl,
+    Config,
+    Deadline,
+    DeploymentName,
+    ModelFamily,
+    OnStale,
+    OnUnmeasured,
+    ProfileFile,
+    RefuseBelow,
+)
+from guard.cli.text import one_line, plain
+from guard.decision import Decision, Reason, Route
 from guard.errors import ConfigError, JudgeError
 from guard.gate import Gate
+from guard.profile import Profile
 from guard.query import Query
 from guard.verdict import Verdict
 
@@ -36,8 +50,9 @@ _MEANING: dict[Route | None, tuple[str, str]] = {
     Route.ANSWER: ("green", "the contexts suffice; write the answer"),
     Route.CLARIFY: ("yellow", "not sure enough; ask the user back"),
     Route.REFUSE: ("red", "do not answer from these contexts"),
-    None: ("magenta", "not measured, and the policy is to raise"),
+    None: ("magenta", "the policy is to raise"),
 }
+
 
 STDIN = "-"
 
@@ -79,22 +94,12 @@ def check(
     api_version: ApiVersion = None,
     config: Config = None,
     deployment: DeploymentName = None,
-    answer_at: Annotated[
-        float | None, typer.Option(metavar="P", help="Answer from this probability on.")
-    ] = None,
-    refuse_below: Annotated[
-        float | None, typer.Option(metavar="P", help="Refuse below this probability.")
-    ] = None,
-    deadline: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="For one query, retries included.")
-    ] = None,
-    on_unmeasured: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ROUTE",
-            help="answer, clarify, refuse or raise: what to do if the judge gives no verdict.",
-        ),
-    ] = None,
+    answer_at: AnswerAt = None,
+    refuse_below: RefuseBelow = None,
+    profile: ProfileFile = None,
+    deadline: Deadline = None,
+    on_unmeasured: OnUnmeasured = None,
+    on_stale: OnStale = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the decision record and nothing else.")
     ] = False,
@@ -120,8 +125,10 @@ def check(
         "api_version": api_version,
         "answer_at": answer_at,
         "refuse_below": refuse_below,
+        "profile": profile,
         "deadline": deadline,
         "on_unmeasured": on_unmeasured,
+        "on_stale": on_stale,
     }
     given = {key: value for key, value in options.items() if value is not None}
     gate = load_gate(config, deployment=deployment, options=given)
@@ -315,9 +322,14 @@ def _rows(decision: Decision, console: "Console") -> Iterator[tuple[str, "Render
     yield "route", _route(decision)
     yield "P(sufficient)", _probability(decision)
     yield "", _bar(decision, console)
-    yield "", _cuts(decision, console)
+    if not _is_stale(decision):
+        yield "", _cuts(decision, console)
     if decision.verdict is not None:
         yield from _measurement(decision.verdict)
+    if decision.currency is not None:
+        yield "price", "unknown" if decision.cost is None else plain(_money(decision))
+    if decision.profile is not None:
+        yield "profile", plain(_promise(decision.profile, stale=_is_stale(decision)))
     yield "reason", plain(f"{decision.reason.value}: {decision.detail}")
     for one in decision.tried:
         yield "left", plain(f"{one.model or one.fingerprint} ({one.kind}): {one.detail}")
@@ -327,6 +339,28 @@ def _rows(decision: Decision, console: "Console") -> Iterator[tuple[str, "Render
     if decision.deployment is not None:
         yield "deployment", plain(decision.deployment)
     yield "user reads", plain(_reply(decision))
+
+
+def _money(decision: Decision) -> str:
+    return f"{decision.cost:.3g} {decision.currency}"
+
+
+def _is_stale(decision: Decision) -> bool:
+    return decision.reason is Reason.STALE_PROFILE
+
+
+def _promise(profile: Profile, *, stale: bool) -> str:
+    """Which profile it is, and what holds of its thresholds."""
+    name, promised = profile.name or "unnamed", profile.certificate
+    if stale:
+        return f"{name}: stale, nothing of it was applied"
+    if promised is None:
+        return f"{name}: nothing is promised of its thresholds"
+    leak, refusal = promised.leak.most * 100, promised.false_refusal.most * 100
+    return (
+        f"{name}: leak <= {leak:g} %, false refusal <= {refusal:g} %, "
+        f"confidence {promised.confidence * 100:g} %, n = {promised.n}"
+    )
 
 
 def _measurement(verdict: Verdict) -> Iterator[tuple[str, str]]:
@@ -353,8 +387,10 @@ def _route(decision: Decision) -> "Text":
     from rich.text import Text
 
     colour, meaning = _MEANING[decision.route]
-    if decision.unmeasured and decision.route is not None:
-        meaning = "not measured; the policy routes it so"
+    if decision.unmeasured:
+        why = "the profile is stale" if _is_stale(decision) else "not measured"
+        raises = decision.route is None
+        meaning = f"{why}, and {meaning}" if raises else f"{why}; the policy routes it so"
     shadow = "" if decision.enforced else " (shadow mode: recorded, not enforced)"
     return Text.assemble((_word(decision.route).upper(), f"bold {colour}"), f"  {meaning}{shadow}")
 
@@ -412,19 +448,3 @@ def _cells(console: "Console") -> int:
 
 def _cell(probability: float, cells: int) -> int:
     return min(cells - 1, int(probability * cells))
-
-
-def plain(text: str) -> str:
-    """``text`` without what commands a terminal: control characters, lone surrogates."""
-    return "".join(_harmless(character) for character in text)
-
-
-def _harmless(character: str) -> str:
-    if character in "\n\t":
-        return " " if character == "\t" else character
-    return "\ufffd" if unicodedata.category(character) in ("Cc", "Cs") else character
-
-
-def one_line(text: str) -> str:
-    """`plain` text with every run of white space made one space."""
-    return " ".join(plain(text).split())

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guard import judges
-from guard.cli.check import plain
 from guard.cli.options import ApiKeyEnv, ApiVersion, BaseUrl, Config, DeploymentName, ModelFamily
+from guard.cli.text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console

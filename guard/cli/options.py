@@ -25,3 +25,30 @@ DeploymentName = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Which of its deployments; else RAG_GUARD_DEPLOYMENT."),
 ]
+AnswerAt = Annotated[
+    float | None, typer.Option(metavar="P", help="Answer from this probability on.")
+]
+RefuseBelow = Annotated[
+    float | None, typer.Option(metavar="P", help="Refuse below this probability.")
+]
+ProfileFile = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="A profile, in place of thresholds; else RAG_GUARD_PROFILE."),
+]
+Deadline = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="For one query, retries included.")
+]
+OnUnmeasured = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ROUTE",
+        help="answer, clarify, refuse or raise: what to do if the judge gives no verdict.",
+    ),
+]
+OnStale = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ROUTE",
+        help="answer, clarify, refuse or raise: what to do if the profile is for something else.",
+    ),
+]

@@ -9,6 +9,7 @@ does not fit is never repeated in an error: it may be a secret that was put in t
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from guard.config.cache import cache_of
@@ -16,6 +17,7 @@ from guard.config.deployment import (
     Deployment,
     LabelTexts,
     MessageTexts,
+    PriceKeys,
     Routes,
     Table,
     Texts,
@@ -26,6 +28,7 @@ from guard.config.judge import judge_of
 from guard.config.layers import Layer, Settled, settle
 from guard.errors import ConfigError
 from guard.gate import Gate
+from guard.policy import Policy
 from guard.retry import Retry
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "Deployment",
     "LabelTexts",
     "MessageTexts",
+    "PriceKeys",
     "Routes",
     "Table",
     "Texts",
@@ -47,6 +51,7 @@ def load_gate(
     deployment: str | None = None,
     environ: Mapping[str, str] | None = None,
     options: Mapping[str, object] | None = None,
+    profiles: bool = True,
 ) -> Gate:
     """The gate of one deployment.
 
@@ -60,20 +65,28 @@ def load_gate(
         options: values by key that beat file and variables, as a command line's do; not ``extends``
             or ``fallback``, which name tables of the file. Errors call them by their option, e.g.
             ``--answer-at``.
+        profiles: ``False`` leaves them aside, unread, as for a tool that makes a new one.
 
     Raises:
         ConfigError: a file, variable or option is missing or wrong, or no judge is named. It says
             which and what to do; it never repeats a key.
+        ProfileMismatch: a profile is for another judge, and no ``on_stale`` says what to do then.
     """
     environ = os.environ if environ is None else environ
     chain = _chain(path, deployment, environ, options)
+    if not profiles:
+        chain = [replace(each, profile=None) for each in chain]
     settled = chain[0]
+    policy = _policy(settled)
+    judge, profile = judge_of(chain, environ)
     return Gate(
-        judge_of(chain, environ),
-        settled.deployment.policy(),
+        judge,
+        policy,
         retry=Retry(attempts=settled.deployment.attempts),
         cache=cache_of(settled),
         deployment=settled.name,
+        profile=profile,
+        price=settled.deployment.price_of_tokens(),
     )
 
 
@@ -90,6 +103,15 @@ def resolve(
     environ = os.environ if environ is None else environ
     settled = _chain(path, deployment, environ, options)[0]
     return settled.name, settled.deployment
+
+
+def _policy(settled: Settled) -> Policy:
+    """The policy; an error names the place of a message whose function cannot be imported."""
+    try:
+        return settled.deployment.policy()
+    except ConfigError as error:
+        place = settled.origins["messages"]
+        raise ConfigError(f"{place}.{error.message}", hint=error.hint) from error.__cause__
 
 
 def _chain(

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from guard.config.messages import messages_of
 from guard.config.toml import dotted, written
 from guard.decision import Mode
 from guard.errors import ConfigError, UnmeasuredKind
@@ -22,11 +23,16 @@ from guard.policy import (
     OnUnmeasured,
     Policy,
 )
+from guard.price import Price
 from guard.prompt import Prompt
 from guard.retry import Retry
 from guard.thresholds import Thresholds
 
 MAX_SAMPLES = 200
+THRESHOLDS = ("answer_at", "refuse_below")
+
+TWO_CHOICES = "a profile has thresholds of its own, and others stand beside it."
+ONE_CHOICE = "Take `profile` away, or answer_at and refuse_below."
 
 Texts = str | dict[str, str]
 """One text for all, or texts by language tag with ``default`` for the rest."""
@@ -82,6 +88,15 @@ class MessageTexts(_Part):
     refuse: Texts | None = None
     clarify: Texts | None = None
     unmeasured: Texts | None = None
+
+
+class PriceKeys(_Part):
+    """What the judge's tokens cost; see `guard.price.Price`."""
+
+    input: float = Field(ge=0, le=1e9)
+    output: float = Field(ge=0, le=1e9)
+    cached: float | None = Field(default=None, ge=0, le=1e9)
+    currency: str = Field(default="USD", pattern=r"\S")
 
 
 class Table(_Part):
@@ -144,6 +159,19 @@ class Table(_Part):
         le=1,
         description="a number from 0 to 1, e.g. 0.30",
     )
+    profile: str | None = Field(
+        default=None,
+        pattern=r"\S",
+        description='the path of a file that `rag-guard calibrate` wrote, e.g. "bot.profile.json"',
+    )
+    on_stale: OnUnmeasured | None = Field(
+        default=None, description='"answer", "clarify", "refuse" or "raise"'
+    )
+    price: PriceKeys | None = Field(
+        default=None,
+        description="a table, by the million tokens: { input = 0.15, output = 0.60 }, and cached "
+        "and currency where they differ",
+    )
     deadline: float = Field(
         default=Policy().deadline,
         ge=MIN_DEADLINE,
@@ -194,19 +222,28 @@ class Deployment(Table):
         return self
 
     def policy(self) -> Policy:
-        """The policy that these keys describe."""
+        """The policy that these keys describe.
+
+        Raises:
+            ConfigError: a message names a function that cannot be imported.
+        """
         routes = self.on_unmeasured
         return Policy(
             thresholds=_thresholds(self),
             on_unmeasured=routes if isinstance(routes, str) else dict(routes.items()),
-            messages=_messages(self),
+            messages=messages_of(self.messages.model_dump(exclude_none=True)),
             deadline=self.deadline,
             mode=self.mode,
+            on_stale=self.on_stale,
         )
 
     def thresholds(self) -> Thresholds:
         """The thresholds that these keys describe."""
         return _thresholds(self)
+
+    def price_of_tokens(self) -> Price | None:
+        """The price that these keys describe."""
+        return None if self.price is None else Price(**self.price.model_dump())
 
     def prompt(self) -> Prompt:
         """The prompt that these keys describe."""
@@ -218,6 +255,8 @@ class Deployment(Table):
         for key in unsuited(self.judge):
             if keys.get(key) == Table.model_fields[key].default:
                 keys.pop(key, None)  # Written beside this judge, it would be an error.
+        for key in THRESHOLDS if self.profile else ():
+            del keys[key]  # Nor may they stand beside a profile, which has its own.
         lines = [f"{key} = {written(value)}" for key, value in keys.items()]
         return "\n".join([f"[{dotted('deployment', name)}]", *lines, ""])
 
@@ -231,8 +270,14 @@ def _labels(deployment: Deployment) -> Labels:
 
 
 def _messages(deployment: Deployment) -> Messages:
+    # Functions stay names here: nothing is imported before a gate is made.
     texts: dict[str, Message] = deployment.messages.model_dump(exclude_none=True)
     return Messages(**texts)
+
+
+def _one_choice(deployment: Deployment) -> None:
+    if deployment.profile is not None and deployment.model_fields_set & {*THRESHOLDS}:
+        raise ConfigError(TWO_CHOICES, hint=ONE_CHOICE)
 
 
 # What the core checks of several keys at once, and which keys those are.
@@ -240,6 +285,7 @@ _PARTS: tuple[tuple[tuple[str, ...], Callable[[Deployment], object]], ...] = (
     (("answer_at", "refuse_below"), _thresholds),
     (("labels",), _labels),
     (("messages",), _messages),
+    (("profile",), _one_choice),
 )
 
 

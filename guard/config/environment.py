@@ -13,6 +13,8 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "judge": str,
     "base_url": str,
     "on_unmeasured": str,
+    "on_stale": str,
+    "profile": str,
     "mode": str,
     "answer_at": float,
     "refuse_below": float,

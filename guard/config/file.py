@@ -145,7 +145,7 @@ def _tables(document: Mapping[str, object], file: str) -> Mapping[str, object]:
 
 def _layer(name: str, table: object, file: str) -> Layer:
     if is_table(table):
-        return Layer.of(as_map(table), _in(file, name))
+        return Layer.of(as_map(table), _in(file, name), Path(file).parent)
     raise ConfigError(
         f"{_in(file, name)([])} {shown(table)}, not a table.",
         hint="Put the keys under a table with a name, e.g. [deployment.default].",

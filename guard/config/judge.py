@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from guard import judges
-from guard.config.deployment import MAX_SAMPLES
+from guard.config.deployment import MAX_SAMPLES, THRESHOLDS
 from guard.config.layers import Settled
+from guard.config.profile import profile_of, require_for
 from guard.config.toml import dotted
 from guard.errors import ConfigError
 from guard.judge import Judge
@@ -20,23 +21,42 @@ from guard.providers import OPENAI, provider_of
 _LOCAL_JUDGES = ("embedded", "gguf", "scripted")
 
 
-def judge_of(chain: Sequence[Settled], environ: Mapping[str, str]) -> Judge:
-    """The judge of the first deployment, with those of its fallbacks behind it.
+def judge_of(chain: Sequence[Settled], environ: Mapping[str, str]) -> tuple[Judge, Profile | None]:
+    """The judge of the first deployment, with those of its fallbacks behind it, and its profile.
 
-    A fallback brings its judge and its thresholds; everything else is the first one's.
+    A fallback brings its judge and its thresholds, or its profile; everything else is the first
+    one's. The judge of several has all profiles itself.
     """
     first, *others = chain
     for settled in chain:
         _require_judge(settled, chosen=settled is first)
     for settled in others:
         _require_thresholds(settled)
-    for settled in chain:
-        _require_reach(settled)
-    judge = _judge(first, environ)
+    profiles = [profile_of(settled) for settled in chain]
+    for settled, profile in zip(chain, profiles, strict=True):
+        _require_reach(settled, profile)
+    links = [Link(_judge(one, environ), own) for one, own in zip(chain, profiles, strict=True)]
+    # With on_stale, what a profile for another judge leads to is the gate's to say.
+    checked = first.deployment.on_stale is None
+    if checked:
+        _require_own_profiles(chain, links)
     if not others:
-        return judge
-    links = [Link(_judge(one, environ), Profile(one.deployment.thresholds())) for one in others]
-    return Chain([judge, *links])
+        return links[0].judge, links[0].profile
+    own = [Profile(settled.deployment.thresholds()) for settled in others]
+    later = zip(links[1:], own, strict=True)
+    behind = [Link(link.judge, link.profile or cuts) for link, cuts in later]
+    return Chain([links[0], *behind], check_profiles=checked), None
+
+
+def _require_own_profiles(chain: Sequence[Settled], links: Sequence[Link]) -> None:
+    """Raises `ProfileMismatch`, freeing all judges, unless each profile is for its judge."""
+    try:
+        for settled, link in zip(chain, links, strict=True):
+            require_for(settled, link)
+    except ConfigError:
+        for link in links:
+            judges.close(link.judge)
+        raise
 
 
 def _judge(settled: Settled, environ: Mapping[str, str]) -> Judge:
@@ -81,8 +101,8 @@ def _usual_key(judge: str, base_url: str | None) -> str | None:
 
 
 def _require_thresholds(settled: Settled) -> None:
-    """Raises unless a fallback has thresholds that were set for its own judge."""
-    for key in ("answer_at", "refuse_below"):
+    """Raises unless a fallback has thresholds, or a profile, that were set for its own judge."""
+    for key in THRESHOLDS if settled.deployment.profile is None else ("profile",):
         if key in settled.own:
             continue
         place = f"{settled.file}: {dotted('deployment', settled.name, key)}"
@@ -92,14 +112,17 @@ def _require_thresholds(settled: Settled) -> None:
         raise ConfigError(
             f"{place} {problem}: thresholds for one judge are not thresholds for another.",
             hint="Write `answer_at = …` and `refuse_below = …` beside the `judge` that they are "
-            "for, which is this fallback's.",
+            "for, which is this fallback's; or a `profile`.",
         )
 
 
-def _require_reach(settled: Settled) -> None:
+def _require_reach(settled: Settled, profile: Profile | None) -> None:
     """Raises where a sampled judge could let no query through, however sure it is."""
     keys = settled.deployment
     if not (keys.judge or "").startswith("samples:"):
+        return
+    if profile is not None:
+        _require_calibrated_reach(settled, profile)
         return
     most = _reach(keys.samples)
     if most >= keys.answer_at:
@@ -113,6 +136,18 @@ def _require_reach(settled: Settled) -> None:
         f"at {keys.answer_at:g}.",
         hint=f"{remedy}.",
     )
+
+
+def _require_calibrated_reach(settled: Settled, profile: Profile) -> None:
+    samples = settled.deployment.samples
+    most = _reach(samples)
+    calibrated = most if profile.calibrator is None else profile.calibrator.apply(most)
+    if calibrated < profile.thresholds.answer_at:
+        raise ConfigError(
+            f"{settled.origins['profile']}: samples = {samples} reaches {calibrated:.3f} at most: "
+            f"no query could be answered at {profile.thresholds.answer_at:g}.",
+            hint="Use as many samples as the profile was fitted to.",
+        )
 
 
 def _reach(samples: int) -> float:

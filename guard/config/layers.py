@@ -2,14 +2,24 @@
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from pydantic import ValidationError
 
 from guard._json import as_map, as_text
 from guard.config.complaints import Where, contradicted, unusable, wrong
-from guard.config.deployment import SUITED, Deployment, Table, unsuited
+from guard.config.deployment import (
+    ONE_CHOICE,
+    SUITED,
+    THRESHOLDS,
+    TWO_CHOICES,
+    Deployment,
+    Table,
+    unsuited,
+)
 from guard.config.toml import is_table
+from guard.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +28,16 @@ class Layer:
 
     table: Table
     where: Where
+    folder: Path = Path()
 
     @classmethod
-    def of(cls, values: Mapping[str, object], where: Where) -> Self:
-        """Checks the values; a `ConfigError` says ``where`` one does not fit."""
+    def of(cls, values: Mapping[str, object], where: Where, folder: Path = Path()) -> Self:
+        """Checks the values; a `ConfigError` says ``where`` one does not fit.
+
+        ``folder``: what a profile's path is relative to.
+        """
         try:
-            return cls(Table.model_validate(values), where)
+            return cls(Table.model_validate(values), where, folder)
         except ValidationError as error:
             # `from None`: our error says it all, and theirs talks of unions and branches.
             raise wrong(error, values, where) from None
@@ -43,6 +57,7 @@ class Settled:
         origins: where each of them was set.
         own: those set for its judge: where that is named, or in a layer on top of that.
         file: the file's path, or ``None``.
+        profile: the path of its profile, or ``None``.
     """
 
     name: str
@@ -50,23 +65,55 @@ class Settled:
     origins: Mapping[str, str]
     own: Set[str]
     file: str | None
+    profile: Path | None = None
 
 
 def settle(name: str, file: str | None, layers: Iterable[Layer]) -> Settled:
     """Lays the layers over each other, the last on top, and checks what only the whole shows."""
     values, origins, own = dict[str, object](), dict[str, str](), set[str]()
+    profile: Path | None = None
     for layer in layers:
         found = layer.values()
         own = {*found} if "judge" in found else own | {*found}
+        for key in _beaten(layer, values):
+            values.pop(key, None)
+            own.discard(key)
+        if layer.table.profile is not None:
+            profile = layer.folder / layer.table.profile
         for key, value in found.items():
             values[key] = _merged(values.get(key), value)
             origins[key] = layer.where([key])
     _leave_unsuited(values, origins, own)
+    profile = profile if "profile" in values else None
     try:
-        return Settled(name, Deployment.model_validate(values), origins, own, file)
+        return Settled(name, Deployment.model_validate(values), origins, own, file, profile)
     except ValidationError as error:
         # Each layer was checked when it was made, so only a contradiction between keys is left.
         raise contradicted(error, origins) from None
+
+
+def _beaten(layer: Layer, below: Mapping[str, object]) -> Iterable[str]:
+    """Keys of the layers below that this one's profile, or its thresholds, take the place of.
+
+    Raises:
+        ConfigError: it has both; or one threshold on top of a profile, which says nothing of the
+            other one.
+    """
+    found = layer.values()
+    given = [key for key in THRESHOLDS if key in found]
+    if "profile" in found:
+        if given:
+            places = f"{layer.where(['profile'])} and {layer.where(given[:1])}"
+            raise ConfigError(f"{places}: {TWO_CHOICES}", hint=ONE_CHOICE)
+        return THRESHOLDS
+    if not given or "profile" not in below:
+        return ()
+    if len(given) < len(THRESHOLDS):
+        raise ConfigError(
+            f"{layer.where(given)} takes the place of a profile, but only one threshold is given.",
+            hint="Give both, answer_at and refuse_below, or none.",
+        )
+    return ("profile",)
 
 
 def _leave_unsuited(values: dict[str, object], origins: Mapping[str, str], own: Set[str]) -> None:
@@ -76,6 +123,8 @@ def _leave_unsuited(values: dict[str, object], origins: Mapping[str, str], own: 
         ConfigError: such a key was set for this judge, and would be ignored.
     """
     judge = as_text(values.get("judge")) or ""
+    if "price" not in own:
+        values.pop("price", None)  # Another judge's.
     for key in unsuited(judge):
         if key in own:
             raise unusable(origins[key], SUITED[key], judge)

@@ -399,7 +399,8 @@ def _scripted(argument: str, options: JudgeOptions) -> Judge:
         raise ConfigError(
             "The judge 'scripted' lacks a probability in [0, 1].", hint="Write e.g. scripted:0.9."
         )
-    return ScriptedJudge(probability)
+    # Each probability is a judge of its own: what is kept of one must not pass for another's.
+    return ScriptedJudge(probability, name=repr(probability))
 
 
 _MAKERS: dict[str, Callable[[str, JudgeOptions], Judge]] = {

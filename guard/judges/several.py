@@ -76,18 +76,23 @@ class Chain:
 
     Args:
         links: in the order in which they are asked; a bare judge is a link without a profile.
+        check_profiles: ``False`` leaves a profile for another judge to the gate, which finds its
+            verdicts stale: for policies with ``on_stale``.
 
     Raises:
         ConfigError: fewer than two links, a chain inside a chain, or a later judge without a
             profile that is not the first one at another address.
-        ProfileMismatch: a profile was fitted for another judge than it stands beside.
+        ProfileMismatch: a profile was fitted for another judge than it stands beside, and
+            ``check_profiles``.
     """
 
     cancellable = True
 
-    def __init__(self, links: Sequence[Link | Judge]) -> None:
+    def __init__(self, links: Sequence[Link | Judge], *, check_profiles: bool = True) -> None:
         self.links = tuple(each if isinstance(each, Link) else Link(each) for each in links)
         _require_links(self.links)
+        if check_profiles:
+            _require_own_profiles(self.links)
         self.model: str | None = self.links[0].judge.model
         self.fingerprint = _joint("chain", [link.judge.fingerprint for link in self.links])
 
@@ -272,14 +277,18 @@ def _require_links(links: Sequence[Link]) -> None:
     for number, link in enumerate(links):
         if isinstance(link.judge, Chain):
             raise ConfigError("A chain stands inside a chain.", hint="List its links instead.")
-        if link.profile is not None:
-            link.profile.require_for(link.judge.fingerprint)
-        elif link.judge.fingerprint != first:
+        if link.profile is None and link.judge.fingerprint != first:
             raise ConfigError(
                 f"Judge {number + 1} of the chain ({link.judge.fingerprint}) has no profile.",
                 hint="Thresholds for one judge are not thresholds for another: write "
                 "Link(judge, Profile(Thresholds(answer_at=…, refuse_below=…))).",
             )
+
+
+def _require_own_profiles(links: Sequence[Link]) -> None:
+    for link in links:
+        if link.profile is not None:
+            link.profile.require_for(link.judge.fingerprint)
 
 
 def _require_many(judges: Sequence[object], what: str) -> None:

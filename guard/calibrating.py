@@ -1,0 +1,199 @@
+"""Calibrating: from labelled rows, judged, to a profile whose thresholds are certified.
+
+    rows ── groups drawn by lot ──┬─ fit part ──────► calibrator, and where to begin the search
+                                  └─ certified part ► thresholds and certificate
+
+No row serves both, or the promise would be made on rows that the calibrator has seen.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from guard._require import require_number
+from guard.certificate import Certified, NotCertifiable
+from guard.certification import Score, certify
+from guard.errors import UNMEASURED_KINDS, ConfigError, UnmeasuredKind
+from guard.fitting import Fitted, fit
+from guard.judgement import Judgement
+from guard.policy import Policy
+from guard.profile import Probability, Profile
+from guard.thresholds import Thresholds
+
+FIT_SHARE = 0.3
+"""Of the groups, for the calibrator: it has two numbers to find, the certificate has a promise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What came of labelled rows.
+
+    Attributes:
+        fitted: the calibrator, and how well it does.
+        outcome: thresholds with a promise, or why there are none.
+        profile: both in one, to be saved; ``None`` where nothing could be certified.
+        fit_rows: judgements that the calibrator was fitted to, those not measured left out.
+        certified_rows: judgements that the thresholds were certified on, one of each group.
+        unmeasured: how many of the certified part were not measured.
+    """
+
+    fitted: Fitted
+    outcome: Certified | NotCertifiable
+    profile: Profile | None
+    fit_rows: int
+    certified_rows: int
+    unmeasured: int
+
+
+def calibrate(
+    judgements: Sequence[Judgement],
+    policy: Policy,
+    *,
+    max_leak: float,
+    max_false_refusal: float,
+    confidence: float = 0.95,
+    kind: str = "auto",
+    fit_share: float = FIT_SHARE,
+    certifiable: Collection[str] | None = None,
+    data_version: str | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """A calibrator and two certified thresholds, for the judge that the judgements are of.
+
+    Args:
+        judgements: of one judge, labelled.
+        policy: where it sends what is not measured; its thresholds do not matter.
+        max_leak: P(insufficient | answered) at most, in (0, 1).
+        max_false_refusal: P(refused | sufficient) at most, in (0, 1).
+        confidence: probability in (0, 1) that both hold, over the draw of rows.
+        kind: of calibrator; see `guard.fitting.fit`.
+        fit_share: of the groups, for the calibrator, in (0, 1).
+        certifiable: ids of the rows that are a random sample of what is to come; the others, picked
+            because they were worth labelling, serve the calibrator alone. ``None`` = all are.
+        data_version: of the labelled rows, for the profile.
+        seed: of the lots and folds. Do not try several until one suits: the promise would be lost.
+
+    Raises:
+        ConfigError: an unlabelled row, judgements of several judges, too few rows to fit or to
+            certify on, a number out of range; or scikit-learn or scipy is not installed.
+    """
+    require_number("fit_share", fit_share, 0.01, 0.99)
+    fingerprint = _one_judge(judgements)
+    fitting, certifying = _parts(judgements, certifiable, fit_share, seed)
+    fitted = _fitted(fitting, kind, seed)
+    raw = Profile(Thresholds(1.0, 0.0), fingerprint, fitted.calibrator)
+    outcome = certify(
+        [_score(raw, each) for each in certifying],
+        [bool(each.sufficient) for each in certifying],
+        max_leak=max_leak,
+        max_false_refusal=max_false_refusal,
+        confidence=confidence,
+        groups=[each.group for each in certifying],
+        on_unmeasured=[_route(policy, each) for each in certifying],
+        pilot=[_score(raw, each) for each in fitting],
+        seed=seed,
+    )
+    profile = None
+    if isinstance(outcome, Certified):
+        profile = _profile(judgements, fingerprint, fitted, outcome, data_version)
+    return Calibration(
+        fitted=fitted,
+        outcome=outcome,
+        profile=profile,
+        fit_rows=fitted.n,
+        certified_rows=len({each.group for each in certifying}),
+        unmeasured=sum(each.verdict is None for each in certifying),
+    )
+
+
+def _one_judge(judgements: Sequence[Judgement]) -> str:
+    if unlabelled := [each.id for each in judgements if each.sufficient is None]:
+        why = f"{len(unlabelled)} rows are not labelled, e.g. {unlabelled[0]!r:.60}."
+        raise ConfigError(why, hint="Label them: rag-guard label.")
+    found = sorted({each.verdict.fingerprint for each in judgements if each.verdict is not None})
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        why = "No row could be measured, so that there is nothing to calibrate."
+        raise ConfigError(why, hint="See what the judge answers: rag-guard doctor.")
+    raise ConfigError(
+        f"The verdicts are those of {len(found)} judges, e.g. {found[0]!r:.60}.",
+        hint="A profile is for one judge. Calibrate each judge of a chain by itself.",
+    )
+
+
+def _parts(
+    judgements: Sequence[Judgement],
+    certifiable: Collection[str] | None,
+    fit_share: float,
+    seed: int,
+) -> tuple[list[Judgement], list[Judgement]]:
+    """Those to fit and those to certify on; no group is in both."""
+    random = [each for each in judgements if certifiable is None or each.id in certifiable]
+    groups = sorted({each.group for each in random})
+    if len(groups) < 2:
+        why = f"There are {len(groups)} groups of rows to certify on."
+        raise ConfigError(why, hint="Label rows on more documents; see `group` in the data.")
+    order = np.random.default_rng(seed).permutation(len(groups))
+    count = min(len(groups) - 1, max(1, round(fit_share * len(groups))))
+    for_fit: set[str] = {groups[int(place)] for place in order[:count]}
+    held = set(groups) - for_fit
+    fitting = [each for each in judgements if each.group not in held]
+    return fitting, [each for each in random if each.group in held]
+
+
+def _fitted(rows: Sequence[Judgement], kind: str, seed: int) -> Fitted:
+    measured = [(each, each.verdict) for each in rows if each.verdict is not None]
+    return fit(
+        [verdict.p_true for _, verdict in measured],
+        [bool(each.sufficient) for each, _ in measured],
+        [each.group for each, _ in measured],
+        kind=kind,
+        seed=seed,
+    )
+
+
+def _score(profile: Profile, judgement: Judgement) -> Score:
+    """A row as the deployed rule sees it."""
+    if judgement.verdict is None:
+        return None
+    found: Probability = profile.calibrated(judgement.verdict)
+    # What was judged in part only is never refused.
+    return found.low, found.high if judgement.verdict.coverage == 1 else 1.0
+
+
+def _route(policy: Policy, judgement: Judgement) -> str:
+    """Where a row without a verdict goes; of the others nothing is asked."""
+    kind: UnmeasuredKind | None = next(
+        (one for one in UNMEASURED_KINDS if one == judgement.reason), None
+    )
+    if kind is None:
+        return "refuse"  # Nothing was retrieved.
+    route = policy.route_unmeasured(kind)
+    return "raise" if route is None else route.value
+
+
+def _profile(
+    judgements: Sequence[Judgement],
+    fingerprint: str,
+    fitted: Fitted,
+    outcome: Certified,
+    data_version: str | None,
+) -> Profile:
+    verdicts = [each.verdict for each in judgements if each.verdict is not None]
+    served = {verdict.model for verdict in verdicts}
+    langs = {each.lang for each in judgements}
+    return Profile(
+        thresholds=outcome.thresholds,
+        fingerprint=fingerprint,
+        calibrator=fitted.calibrator,
+        certificate=outcome.certificate,
+        signal=verdicts[0].signal,
+        model=served.pop() if len(served) == 1 else None,
+        # Where one row does not say its language, the others' do not bound it.
+        languages=() if None in langs else tuple(sorted(one for one in langs if one is not None)),
+        data_version=data_version,
+        created=datetime.now(UTC),
+    )

@@ -1,0 +1,462 @@
+"""Certification: two thresholds whose leaks and false refusals are bounded, both at once.
+
+The promise is about new queries drawn as the rows were, routed by the deployed rule: with the given
+confidence, P(insufficient | answered) and P(refused | sufficient) both stay at or below what was
+asked for.
+
+Each rate is a share of rows, so that at one fixed threshold its upper tail is exactly binomial.
+Thresholds are searched by fixed-sequence testing: each candidate, in an order that no label
+influences, is tested at the full level, and the search ends at the first that fails. Its error is
+that of the first false candidate alone, however long the sequence (Bauer 1991, "Multiple testing in
+clinical trials", Statistics in Medicine 10; as risk control: Angelopoulos, Bates, Candès, Jordan
+and Lei 2021, "Learn then Test", arXiv 2110.01052, section 4). Each of the two searches has half of
+the error, since either may go wrong (Bonferroni).
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from guard._extras import require_extra
+from guard._require import require_number, require_one_of
+from guard.certificate import Bound, Certificate, Certified, NotCertifiable
+from guard.errors import ConfigError
+from guard.odds import expit
+from guard.thresholds import Thresholds
+
+Score = float | tuple[float, float] | None
+"""A calibrated P(sufficient), or its (low, high) bounds; ``None`` = not measured.
+
+What was judged in part only can be answered but not refused: write ``(low, 1.0)``.
+"""
+
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+GRID: tuple[float, ...] = tuple(expit(step / 10) for step in range(-140, 141))
+"""Candidate thresholds, a tenth of a nat apart; fixed before anything is seen."""
+
+METHOD = (
+    "fixed-sequence testing with exact binomial tails, half of the error for each bound, "
+    "one random row a group"
+)
+
+_LABELS = (bool, np.bool_)
+_NOTHING = (np.nan, np.nan)
+_SCORE_HINT = "Pass a probability, (low, high) bounds, or None for what could not be measured."
+_BEYOND = {"answer": (2.0, 2.0), "refuse": (-1.0, -1.0)}
+_ROUTES = ("answer", "clarify", "refuse", "raise")
+_LIKELY = 0.8  # Probability with which `needed_n` rows would do.
+_MOST_ROWS = 1_000_000
+_TRIED = 64  # Numbers of rows, around what the normal approximation says.
+
+
+def certify(
+    scores: Sequence[Score] | Floats,
+    sufficient: Sequence[bool] | Flags,
+    *,
+    max_leak: float,
+    max_false_refusal: float,
+    confidence: float = 0.95,
+    groups: Sequence[Hashable] | None = None,
+    on_unmeasured: str | Sequence[str] = "refuse",
+    pilot: Sequence[Score] | Floats | None = None,
+    seed: int = 0,
+) -> Certified | NotCertifiable:
+    """Two thresholds with a promise, or why there is none.
+
+        result = certify(scores, sufficient, max_leak=0.05, max_false_refusal=0.10)
+        if isinstance(result, Certified):
+            policy = Policy(thresholds=result.thresholds)
+
+    Of all that can be promised, ``answer_at`` is the lowest and ``refuse_below`` the highest: as
+    few clarifications as the two bounds allow. Thresholds that answer nothing, or refuse nothing,
+    are never certified.
+
+    Args:
+        scores: one a row, see `Score`; or an array of bounds, shape (rows, 2), NaN where a row was
+            not measured.
+        sufficient: the labels. The rows must be a random sample of what is to come, and no
+            calibrator may have been fitted to them.
+        max_leak: P(insufficient | answered) at most, in (0, 1).
+        max_false_refusal: P(refused | sufficient) at most, in (0, 1).
+        confidence: probability in (0, 1) that both hold, over the draw of rows.
+        groups: which rows belong together (same document, same user). One random row of each is
+            used, so that the promise is about a question of a random group. ``None`` = every row
+            is a group of its own.
+        on_unmeasured: where the policy sends what was not measured; one for all, or one a row.
+        pilot: scores of other rows, e.g. those that the calibrator was fitted to. On them the
+            search's first candidate is chosen: the one most likely to pass, if scores are
+            calibrated. ``None`` = on these rows' own scores. That looks at no label, and the bound
+            then holds for the mean risk at the scores seen (Hoeffding 1956: a sum of unequal
+            chances is no likelier to be small than a binomial one); with ``pilot`` it is exact for
+            the population too.
+        seed: chooses the row of a group. Do not try several.
+
+    Returns:
+        `Certified`, or `NotCertifiable` with the reason and the number of rows that would do.
+
+    Raises:
+        ConfigError: arguments of unequal length, a score that is no probability, a rate or a
+            confidence that is not inside (0, 1); or scipy is not installed.
+    """
+    rates = {"max_leak": max_leak, "max_false_refusal": max_false_refusal}
+    for name, value in {**rates, "confidence": confidence}.items():
+        _require_inside(name, value)
+    rows = _Rows.of(scores, sufficient, on_unmeasured)
+    names = range(len(rows.sufficient)) if groups is None else _as_long(groups, rows, "groups")
+    chosen = _one_a_group(names, seed)
+    search = _Search(rows.take(chosen), 1 - confidence, max_leak, max_false_refusal)
+    beginning = search.rows if pilot is None else _Rows.of(pilot, None, "clarify")
+    return search.result(beginning)
+
+
+# ── Rows ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows as the deployed rule sees them.
+
+    Attributes:
+        low, high: bounds; of what was not measured, those that route it as the policy does.
+        measured: which were.
+        sufficient: their labels.
+    """
+
+    low: Floats
+    high: Floats
+    measured: Flags
+    sufficient: Flags
+
+    @classmethod
+    def of(
+        cls,
+        scores: Sequence[Score] | Floats,
+        sufficient: Sequence[bool] | Flags | None,
+        on_unmeasured: str | Sequence[str],
+    ) -> "_Rows":
+        n = len(scores)
+        if n == 0:
+            raise ConfigError("There is no score.", hint="Pass one for each labelled row.")
+        labels = _labels(np.ones(n, dtype=bool) if sufficient is None else sufficient, n)
+        bounds = scores if isinstance(scores, np.ndarray) else _bounds(scores)
+        low, high = _require_bounds(bounds).T
+        measured = ~np.isnan(low)
+        if not measured.all():
+            low, high = _routed(low, high, measured, on_unmeasured)
+        return cls(low, high, measured, labels)
+
+    def take(self, rows: Sequence[int]) -> "_Rows":
+        """Some of them."""
+        at = np.array(rows, dtype=int)
+        return _Rows(self.low[at], self.high[at], self.measured[at], self.sufficient[at])
+
+    def answered(self, of: Flags) -> Counts:
+        """How many of these rows are answered at each candidate, shape (candidates,)."""
+        return int(of.sum()) - np.searchsorted(np.sort(self.low[of]), GRID, side="left")
+
+    def refused(self, of: Flags) -> Counts:
+        """How many of these rows are refused at each candidate, shape (candidates,)."""
+        return np.searchsorted(np.sort(self.high[of]), GRID, side="left")
+
+    @property
+    def all(self) -> Flags:
+        """Every row."""
+        return np.ones_like(self.sufficient)
+
+
+def _labels(given: Sequence[bool] | Flags, n: int) -> Flags:
+    if len(given) != n:
+        why = f"There are {n} scores, but {len(given)} of `sufficient`."
+        raise ConfigError(why, hint="Pass one a row, in the same order.")
+    labels = np.asarray(given)
+    if labels.dtype != np.bool_:
+        strange = next(one for one in given if not isinstance(one, _LABELS))
+        why = f"A label is {strange!r:.40}; it must be True or False."
+        raise ConfigError(why, hint="Leave out rows that are not labelled.")
+    return labels
+
+
+def _bounds(scores: Sequence[Score]) -> Floats:
+    """One row each, NaN where nothing was measured."""
+    pairs = [one if isinstance(one, tuple) else (one, one) for one in scores]
+    try:
+        bounds = [_NOTHING if low is None else (low, high) for low, high in pairs]
+        found = np.array(bounds, dtype=float).reshape(len(bounds), 2)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"A score is no number ({error}).", hint=_SCORE_HINT) from None
+    # One of the caller's own must not pass for "not measured".
+    if any(low is not None and np.isnan(low) for low, _ in pairs):
+        raise ConfigError("A score is NaN.", hint=_SCORE_HINT)
+    return found
+
+
+def _require_bounds(bounds: Floats) -> Floats:
+    if bounds.ndim != 2 or bounds.shape[1] != 2:
+        why = f"The scores' array has the shape {bounds.shape}, not (rows, 2)."
+        raise ConfigError(why, hint="Its columns are the low and the high bound.")
+    low, high = bounds.T
+    nothing = np.isnan(low) & np.isnan(high)
+    good = nothing | ((0 <= low) & (low <= high) & (high <= 1))  # False for one NaN.
+    if not good.all():
+        place = int(np.argmin(good))
+        why = f"scores[{place}] is {bounds[place].tolist()}: no probability, nor bounds on one."
+        raise ConfigError(why, hint=_SCORE_HINT)
+    return bounds
+
+
+def _routed(
+    low: Floats, high: Floats, measured: Flags, on_unmeasured: str | Sequence[str]
+) -> tuple[Floats, Floats]:
+    """Bounds beyond every candidate, so that no threshold changes what the policy does."""
+    n = len(low)
+    routes = [on_unmeasured] * n if isinstance(on_unmeasured, str) else list(on_unmeasured)
+    if len(routes) != n:
+        why = f"There are {n} scores, but {len(routes)} of `on_unmeasured`."
+        raise ConfigError(why, hint="Pass one a row, in the same order.")
+    low, high = low.copy(), high.copy()
+    for place in np.flatnonzero(~measured).tolist():
+        require_one_of("on_unmeasured", routes[place], _ROUTES)
+        low[place], high[place] = _BEYOND.get(routes[place], (-1.0, 2.0))
+    return low, high
+
+
+def _as_long(groups: Sequence[Hashable], rows: _Rows, name: str) -> Sequence[Hashable]:
+    if len(groups) != len(rows.sufficient):
+        why = f"There are {len(rows.sufficient)} scores, but {len(groups)} of `{name}`."
+        raise ConfigError(why, hint="Pass one a row, in the same order.")
+    return groups
+
+
+def _one_a_group(groups: Sequence[Hashable], seed: int) -> list[int]:
+    """A random row of each group; drawn before anything is known of scores and labels."""
+    order = np.random.default_rng(seed).permutation(len(groups))
+    first = dict[Hashable, int]()
+    for place in order.tolist():
+        first.setdefault(groups[place], place)
+    return sorted(first.values())
+
+
+# ── The two searches ─────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The search for both thresholds, on one row a group."""
+
+    rows: _Rows
+    error: float
+    max_leak: float
+    max_false_refusal: float
+
+    @property
+    def level(self) -> float:
+        """The error that each of the two may make."""
+        return self.error / 2
+
+    def result(self, beginning: _Rows) -> Certified | NotCertifiable:
+        """The best that can be promised."""
+        first = self._first(beginning)
+        answer, refuse = self._answer_at(first), self._refuse_below()
+        if answer is None or refuse is None:
+            return _why_not(self, first, answer is None, refuse is None)
+        answer_at, leak = answer
+        refuse_below, false_refusal = refuse
+        certificate = Certificate(
+            leak=leak,
+            false_refusal=false_refusal,
+            confidence=1 - self.error,
+            n=len(self.rows.sufficient),
+            groups=len(self.rows.sufficient),
+            method=METHOD,
+        )
+        # Refusing less than what was certified only lowers the rate.
+        return Certified(Thresholds(answer_at, min(refuse_below, answer_at)), certificate)
+
+    @cached_property
+    def leaks(self) -> tuple[Counts, Counts]:
+        """Leaks and answered rows at each candidate."""
+        return self.rows.answered(~self.rows.sufficient), self.rows.answered(self.rows.all)
+
+    @cached_property
+    def false_refusals(self) -> Counts:
+        """Refused rows that are sufficient, at each candidate."""
+        return self.rows.refused(self.rows.sufficient)
+
+    @cached_property
+    def answers_some(self) -> Flags:
+        """At which candidates a measured row is answered."""
+        return self.rows.answered(self.rows.measured) > 0
+
+    @cached_property
+    def refuses_some(self) -> Flags:
+        """At which candidates a measured row is refused."""
+        return self.rows.refused(self.rows.measured) > 0
+
+    @property
+    def all_sufficient(self) -> int:
+        """How many rows are sufficient."""
+        return int(self.rows.sufficient.sum())
+
+    def _answer_at(self, first: int) -> tuple[float, Bound] | None:
+        """Down from the first candidate, as far as each one passes."""
+        events, shares = self.leaks
+        passes = _tails(events, shares, self.max_leak) <= self.level
+        found: int | None = None
+        for place in range(first, -1, -1):
+            if not passes[place]:
+                break
+            found = place
+        if found is None or not self.answers_some[found]:
+            return None
+        return GRID[found], Bound(self.max_leak, int(events[found]), int(shares[found]))
+
+    def _first(self, beginning: _Rows) -> int:
+        """The candidate that would be likeliest to pass, if scores were calibrated."""
+        counts = beginning.answered(beginning.measured)
+        low = np.sort(beginning.low[beginning.measured])[::-1]
+        believed = np.concatenate([[0.0], np.cumsum(1 - low)])[counts]
+        risk = (believed + 0.5) / (counts + 1)
+        here = np.rint(counts * (len(self.rows.low) / len(beginning.low))).astype(int)
+        return int(np.argmax(_power(here, risk, self.max_leak, self.level)))
+
+    def _refuse_below(self) -> tuple[float, Bound] | None:
+        """Up from the lowest candidate, as far as each one passes; refused sets are nested."""
+        events = self.false_refusals
+        rows = np.full_like(events, self.all_sufficient)
+        passes = _tails(events, rows, self.max_false_refusal) <= self.level
+        count = len(GRID) if passes.all() else int(np.argmin(passes))
+        if count == 0 or not self.refuses_some[count - 1]:
+            return None
+        found = count - 1
+        return GRID[found], Bound(self.max_false_refusal, int(events[found]), self.all_sufficient)
+
+
+def _binomial() -> Any:
+    return require_extra("scipy.stats", "calibrate").binom
+
+
+def _tails(events: Counts, rows: Counts, rate: float) -> Floats:
+    """P(at most so many events) if the rate were just above what is promised; no rows give 1."""
+    tails: Floats = _binomial().cdf(events, rows, rate)
+    return tails
+
+
+def _power(rows: Counts, risk: Floats, rate: float, level: float) -> Floats:
+    """Probability to pass with so many rows of such a risk."""
+    binomial = _binomial()
+    numbers, places = np.unique(rows, return_inverse=True)
+    most: Floats = binomial.ppf(level, numbers, rate)
+    # The greatest number of events that passes; -1 = not even none.
+    most = np.where(binomial.cdf(most, numbers, rate) > level, most - 1, most)[places]
+    chances: Floats = binomial.cdf(most, rows, np.clip(risk, 0, 1))
+    return np.where(most >= 0, chances, 0.0)
+
+
+# ── Why not ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _why_not(search: _Search, first: int, leak: bool, refusal: bool) -> NotCertifiable:
+    parts = list[tuple[str, int | None]]()
+    if leak:
+        parts.append(_why_leak(search, first))
+    if refusal:
+        parts.append(_why_refusal(search))
+    needed = [n for _, n in parts if n is not None]
+    return NotCertifiable(
+        " ".join(reason for reason, _ in parts), max(needed) if len(needed) == len(parts) else None
+    )
+
+
+def _why_leak(search: _Search, first: int) -> tuple[str, int | None]:
+    events, rows = search.leaks
+    if not search.answers_some.any():
+        return "No row reaches the lowest threshold: nothing would be answered.", None
+    seen = np.column_stack([events, rows])[rows > 0]
+    what = "leak rate P(insufficient | answered)"
+    reason, needed = _lacking(search, what, "answered", seen, search.max_leak)
+    if (_tails(seen[:, 0], seen[:, 1], search.max_leak) <= search.level).any():
+        reason = (
+            f"The {what} is {events[first]} of {rows[first]} rows at {GRID[first]:.3f}, where the "
+            f"search began because the scores promised most there; {search.max_leak:g} is not "
+            "shown, and no other candidate may be tried on the same rows. The scores are not "
+            "calibrated on them: fit a calibrator to other rows, and pass those as the pilot."
+        )
+    return reason, needed
+
+
+def _why_refusal(search: _Search) -> tuple[str, int | None]:
+    events, total = search.false_refusals, search.all_sufficient
+    if not search.refuses_some.any():
+        return "No measured row is below the highest threshold: nothing would be refused.", None
+    if total == 0:
+        return "No row is labelled sufficient: a rate of false refusals has no meaning.", None
+    return _lacking(
+        search,
+        "false-refusal rate P(refused | sufficient)",
+        "sufficient",
+        np.column_stack([events, np.full_like(events, total)])[search.refuses_some],
+        search.max_false_refusal,
+    )
+
+
+def _lacking(
+    search: _Search, what: str, of: str, seen: Counts, most: float
+) -> tuple[str, int | None]:
+    """Which bound failed, where it came nearest, and what would do."""
+    tails = _tails(seen[:, 0], seen[:, 1], most)
+    events, rows = (int(number) for number in seen[int(np.argmin(tails))])
+    upper = _upper(events, rows, search.level)
+    reason = (
+        f"The {what} cannot be bounded by {most:g}: at best {events} of {rows} {of} rows, "
+        f"which could be {upper:.3f}."
+    )
+    n = len(search.rows.sufficient)
+    if (needed := _needed(seen, n, most, search.level)) is None:
+        return f"{reason} No number of rows would do: the rate itself is above the bound.", None
+    return f"{reason} About {needed} rows, one a group, would do if rates stay as seen.", needed
+
+
+def _upper(events: int, rows: int, level: float) -> float:
+    """The upper end of the exact one-sided interval (Clopper and Pearson 1934)."""
+    if events >= rows:
+        return 1.0
+    beta = require_extra("scipy.stats", "calibrate").beta
+    return float(beta.ppf(1 - level, events + 1, rows - events))
+
+
+def _needed(seen: Counts, n: int, most: float, level: float) -> int | None:
+    """About the fewest rows with which some candidate would probably pass."""
+    # A little worse than seen, or one lucky row would promise too much.
+    rates = (seen[:, 0] + 0.5) / (seen[:, 1] + 1)
+    shares = seen[:, 1] / n
+    at = (rates < most) & (shares > 0)
+    if not at.any():
+        return None
+    rates, shares = rates[at], shares[at]
+    # By the normal approximation first, which tells the candidate that needs the fewest.
+    normal = require_extra("scipy.stats", "calibrate").norm
+    spread = -normal.ppf(level) * np.sqrt(most * (1 - most))
+    spread = spread + normal.ppf(_LIKELY) * np.sqrt(rates * (1 - rates))
+    needed = (spread / (most - rates)) ** 2 / shares
+    best = int(np.argmin(needed))
+    tried = np.unique(np.ceil(needed[best] * np.linspace(0.5, 3.0, _TRIED)).astype(np.int64))
+    tried = tried[tried <= _MOST_ROWS]
+    answered = np.floor(tried * shares[best]).astype(np.int64)
+    enough = _power(answered, np.full(len(tried), rates[best]), most, level) >= _LIKELY
+    return int(tried[int(np.argmax(enough))]) if enough.any() else None
+
+
+def _require_inside(name: str, value: object) -> None:
+    require_number(name, value, 0, 1)
+    if value in (0, 1):
+        raise ConfigError(
+            f"`{name}` is {value!r}; it must be between 0 and 1, not at an end.",
+            hint="No finite number of rows can promise that.",
+        )

@@ -1,0 +1,272 @@
+"""``rag-guard calibrate``: from labelled rows to a profile whose thresholds are certified."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from guard import judges
+from guard.cli.options import ApiKeyEnv, ApiVersion, BaseUrl, Config, DeploymentName, ModelFamily
+from guard.cli.surveying import default_path, surveyed
+from guard.cli.text import one_line, plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from guard.calibrating import Calibration
+    from guard.certificate import Bound, Certified
+    from guard.dataset import Dataset
+    from guard.judgement import Judgement
+    from guard.policy import Policy
+
+BAR_NOT_MET = 6
+"""The exit code where nothing can be certified."""
+
+
+def calibrate(
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA",
+            help="JSON lines: question, contexts, sufficient; optionally group, lang, id.",
+        ),
+    ],
+    max_leak: Annotated[
+        float, typer.Option(metavar="P", help="P(insufficient | answered) at most.")
+    ],
+    max_false_refusal: Annotated[
+        float, typer.Option(metavar="P", help="P(refused | sufficient) at most.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The profile to write.")
+    ],
+    confidence: Annotated[
+        float, typer.Option(metavar="P", help="Probability that both hold.")
+    ] = 0.95,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"{', '.join(judges.KNOWN)} or one of your own; else the configuration's.",
+        ),
+    ] = None,
+    base_url: BaseUrl = None,
+    api_key_env: ApiKeyEnv = None,
+    model_family: ModelFamily = None,
+    api_version: ApiVersion = None,
+    config: Config = None,
+    deployment: DeploymentName = None,
+    verdicts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keeps the verdicts, and those in it are not asked for again; else a file in this "
+            "folder that is named after data and judge, as with eval.",
+        ),
+    ] = None,
+    retry_unmeasured: Annotated[
+        bool, typer.Option("--retry-unmeasured", help="Ask again where there was no verdict.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1024, help="Queries in flight at most.")
+    ] = 8,
+    kind: Annotated[
+        str,
+        typer.Option(metavar="KIND", help="auto, identity, temperature, platt or isotonic."),
+    ] = "auto",
+    fit_share: Annotated[
+        float, typer.Option(metavar="P", help="Of the groups, for the calibrator.")
+    ] = 0.3,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Of the lots. Trying several voids the promise.")
+    ] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what came of it as JSON and nothing else.")
+    ] = False,
+) -> None:
+    """Fits a calibrator, certifies two thresholds together, and writes them as a profile.
+
+    A part of the groups, drawn by lot, fits the calibrator; the thresholds are certified on the
+    others, one random row of each group, through the deployed rule: bounds, rows judged in part,
+    and rows without a verdict, which go where the policy sends them. Where rows say how they were
+    picked (`sampling`, as `rag-guard label` writes it), only the random ones are certified on.
+
+    Write the profile into guard.toml: profile = "FILE". It is for this judge, prompt, model and
+    signal alone, and goes stale by itself when one of them changes.
+
+    The exit code is 0; 6 if nothing can be certified, and then no file is written; 130 after
+    Ctrl-C; 2 for misuse.
+    """
+    from guard.calibrating import calibrate as calibration_of
+    from guard.config import load_gate
+    from guard.dataset import read
+
+    options: dict[str, Any] = {
+        "judge": judge,
+        "base_url": base_url,
+        "api_key_env": api_key_env,
+        "model_family": model_family,
+        "api_version": api_version,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    dataset = read(data)
+    # Without the profile of the deployment: the one that is to be written anew.
+    gate = load_gate(config, deployment=deployment, options=given, profiles=False)
+    path = verdicts or default_path(data, gate.judge.fingerprint)
+    judgements = surveyed(gate, dataset, path, workers=workers, retry_unmeasured=retry_unmeasured)
+    found = calibration_of(
+        judgements,
+        gate.policy,
+        max_leak=max_leak,
+        max_false_refusal=max_false_refusal,
+        confidence=confidence,
+        kind=kind,
+        fit_share=fit_share,
+        certifiable=_random_rows(dataset),
+        data_version=dataset.version,
+        seed=seed,
+    )
+    if found.profile is not None:
+        found.profile.save(output)
+    if as_json:
+        typer.echo(json.dumps(_as_json(found, path, output), allow_nan=False))
+    else:
+        _show(found, judgements, gate.policy, path, output)
+    if found.profile is None:
+        raise typer.Exit(BAR_NOT_MET)
+
+
+def _random_rows(dataset: "Dataset") -> set[str] | None:
+    """Ids of the rows drawn at random; ``None`` where no row says how it was picked."""
+    if all(row.sampling is None for row in dataset.rows):
+        return None
+    return {row.id for row in dataset.rows if row.sampling == "random"}
+
+
+# ── Output ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _as_json(found: "Calibration", path: Path, output: Path) -> dict[str, object]:
+    from dataclasses import asdict
+
+    fitted = found.fitted
+    certified = found.profile is not None
+    return {
+        "certified": certified,
+        **asdict(found.outcome),
+        "calibrator": fitted.calibrator.to_dict(),
+        "losses": {name: asdict(loss) for name, loss in fitted.losses.items()},
+        "ece_before": asdict(fitted.ece_before),
+        "ece_after": asdict(fitted.ece_after),
+        "note": fitted.note,
+        "fit_rows": found.fit_rows,
+        "certified_rows": found.certified_rows,
+        "unmeasured": found.unmeasured,
+        "verdicts": str(path),
+        "profile": str(output) if certified else None,
+    }
+
+
+def _show(
+    found: "Calibration",
+    judgements: "Sequence[Judgement]",
+    policy: "Policy",
+    path: Path,
+    output: Path,
+) -> None:
+    """Prints what came of it for people, at any width from 60 on."""
+    from rich.console import Console
+
+    from guard.certificate import Certified
+
+    console = Console(emoji=False, highlight=False, markup=False)
+    for line in _about_fit(found):
+        console.print(plain(line))
+    console.print(_losses(found))
+    if isinstance(found.outcome, Certified):
+        _show_certified(found, found.outcome, judgements, policy, console)
+        console.print(plain(f"The profile is in {output}. In guard.toml:"), soft_wrap=True)
+        console.print(f"\n  profile = {json.dumps(str(output))}\n", soft_wrap=True)
+    else:
+        console.print("NOT CERTIFIED, and no profile is written.", style="bold red")
+        console.print(plain(found.outcome.reason))
+        if found.outcome.needed_n is not None:
+            console.print(
+                f"{found.certified_rows} were certified on; with {1 - _fit_share(found):.0%} of "
+                "the rows for that, label accordingly more: rag-guard label."
+            )
+    console.print(plain(f"The verdicts are kept in {path}."), soft_wrap=True)
+
+
+def _fit_share(found: "Calibration") -> float:
+    return found.fit_rows / max(1, found.fit_rows + found.certified_rows)
+
+
+def _about_fit(found: "Calibration") -> Iterator[str]:
+    fitted = found.fitted
+    before, after = fitted.ece_before, fitted.ece_after
+    yield (
+        f"Calibrator: {fitted.calibrator.name}, fitted to {found.fit_rows} rows in "
+        f"{fitted.groups} groups."
+    )
+    yield (
+        f"Expected calibration error {before.value:.3f} ({before.low:.3f} to {before.high:.3f}) "
+        f"before, {after.value:.3f} ({after.low:.3f} to {after.high:.3f}) after."
+    )
+    if fitted.note is not None:
+        yield f"Note: {fitted.note}"
+
+
+def _losses(found: "Calibration") -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE)
+    for heading in ("calibrator", "log loss, nats", "standard error"):
+        table.add_column(heading)
+    for name, loss in found.fitted.losses.items():
+        table.add_row(one_line(name), f"{loss.mean:.4f}", f"{loss.standard_error:.4f}")
+    return table
+
+
+def _show_certified(
+    found: "Calibration",
+    outcome: "Certified",
+    judgements: "Sequence[Judgement]",
+    policy: "Policy",
+    console: "Console",
+) -> None:
+    cuts, certificate = outcome.thresholds, outcome.certificate
+    console.print(
+        f"CERTIFIED: answer at {cuts.answer_at:.4f}, refuse below {cuts.refuse_below:.4f}.",
+        style="bold green",
+    )
+    console.print(
+        f"With {certificate.confidence:.0%} confidence, of new queries drawn as these were, "
+        f"at most {certificate.leak.most:.1%} of the answered ones lack evidence, and at most "
+        f"{certificate.false_refusal.most:.1%} of the sufficient ones are refused."
+    )
+    console.print(
+        f"Seen on {certificate.n} rows, one a group: {_seen(certificate.leak)} answered ones "
+        f"leaked; {_seen(certificate.false_refusal)} sufficient ones were refused; "
+        f"{found.unmeasured} of all rows in that part had no verdict."
+    )
+    assert found.profile is not None
+    console.print(_routes(found, judgements, policy))
+
+
+def _seen(bound: "Bound") -> str:
+    return f"{bound.events} of {bound.rows}"
+
+
+def _routes(found: "Calibration", judgements: "Sequence[Judgement]", policy: "Policy") -> str:
+    """What these thresholds do with all rows, those that were fitted to included."""
+    from guard.evaluation import evaluate
+
+    routes = evaluate(judgements, policy, found.profile, resamples=1).routes
+    total = max(1, sum(routes.values()))
+    shares = ", ".join(f"{count / total:.0%} {name}" for name, count in routes.items() if count)
+    return f"All rows by route: {shares}."

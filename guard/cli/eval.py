@@ -1,0 +1,533 @@
+"""``rag-guard eval``: how well a judge and its thresholds do on labelled rows, and a bar for CI."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from guard import judges
+from guard.cli.options import (
+    AnswerAt,
+    ApiKeyEnv,
+    ApiVersion,
+    BaseUrl,
+    Config,
+    Deadline,
+    DeploymentName,
+    ModelFamily,
+    OnStale,
+    OnUnmeasured,
+    ProfileFile,
+    RefuseBelow,
+)
+from guard.cli.text import one_line, plain
+from guard.errors import ConfigError
+from guard.judge import Profiled
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+    from rich.text import Text
+
+    from guard.dataset import Dataset
+    from guard.evaluation import Evaluation, Figure, Figures, Slice
+    from guard.gate import Gate
+    from guard.judgement import Judgement
+
+NOTHING_MEASURED, BAR_NOT_MET, STOPPED = 5, 6, 130
+"""Exit codes."""
+
+_SHARES = {
+    "leak": "leaks (insufficient | answered)",
+    "leaked_share": "leaked (answered | insufficient)",
+    "false_refusal": "false refusals (refused | sufficient)",
+    "clarify_rate": "clarified",
+    "coverage": "answered",
+    "undecided": "undecided",
+}
+_NUMBERS = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "accuracy": "accuracy at .5",
+    "f1": "F1 at .5",
+    "weighted_f1": "weighted F1 at .5",
+    "brier": "Brier",
+    "ece": "ECE, bins of equal mass",
+    "log_loss": "log loss, nats",
+    "aurc": "AURC",
+    "coverage_at_5_risk": "coverage at 5 % risk",
+    "coverage_at_10_risk": "coverage at 10 % risk",
+}
+_COMPARED = ("leak", "false_refusal", "coverage", "auroc", "aurc", "accuracy", "weighted_f1")
+
+
+def evaluate_files(
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA",
+            help="JSON lines: question, contexts, sufficient; optionally group, lang, id.",
+        ),
+    ],
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"{', '.join(judges.KNOWN)} or one of your own; else the configuration's.",
+        ),
+    ] = None,
+    base_url: BaseUrl = None,
+    api_key_env: ApiKeyEnv = None,
+    model_family: ModelFamily = None,
+    api_version: ApiVersion = None,
+    config: Config = None,
+    deployment: DeploymentName = None,
+    answer_at: AnswerAt = None,
+    refuse_below: RefuseBelow = None,
+    profile: ProfileFile = None,
+    deadline: Deadline = None,
+    on_unmeasured: OnUnmeasured = None,
+    on_stale: OnStale = None,
+    verdicts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keeps the verdicts, and those in it are not asked for again; else a file in this "
+            "folder that is named after data and judge.",
+        ),
+    ] = None,
+    retry_unmeasured: Annotated[
+        bool, typer.Option("--retry-unmeasured", help="Ask again where there was no verdict.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1024, help="Queries in flight at most.")
+    ] = 8,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Only the first N rows.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the intervals' resamples.")] = 0,
+    resamples: Annotated[
+        int, typer.Option(metavar="N", min=1, max=100_000, help="For the intervals.")
+    ] = 1000,
+    max_leak: Annotated[
+        float | None,
+        typer.Option(metavar="P", min=0, max=1, help="A bar: P(insufficient | answered) at most."),
+    ] = None,
+    max_false_refusal: Annotated[
+        float | None,
+        typer.Option(metavar="P", min=0, max=1, help="A bar: P(refused | sufficient) at most."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")
+    ] = False,
+) -> None:
+    """Measures a judge and its thresholds on labelled rows.
+
+    Every figure has a 95 % interval, from resamples of groups: rows on the same contexts, or of the
+    same `group`, are not independent. Rows without a verdict are counted, and routed as the policy
+    routes them. Verdicts are kept as they come: after Ctrl-C, a crash, or with other thresholds,
+    the same command asks only what it has not asked.
+
+    A bar is met where the upper end of the interval is within it. Nothing answered, everything
+    answered, or (for --max-false-refusal) nothing refused meets none, and neither do rows of fewer
+    than ten groups; 0 leaks need 72 groups for a bar of .05.
+
+    Rows are routed as the deployment would route them, through its profile. Where that is missing,
+    broken or for another judge, it is left aside with a warning, and what is measured is the judge
+    with the deployment's thresholds or the usual ones. With a bar, or with --profile, that is
+    misuse: a bar is about what is deployed. --answer-at with --refuse-below leaves a profile aside.
+
+    The exit code is 0; 6 if a bar is not met; 5 if there is no bar and no row could be measured;
+    130 after Ctrl-C; 2 for misuse.
+    """
+    options = {
+        "judge": judge,
+        "base_url": base_url,
+        "api_key_env": api_key_env,
+        "model_family": model_family,
+        "api_version": api_version,
+        "answer_at": answer_at,
+        "refuse_below": refuse_below,
+        "profile": profile,
+        "deadline": deadline,
+        "on_unmeasured": on_unmeasured,
+        "on_stale": on_stale,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    dataset = _dataset(data, limit)
+    barred = max_leak is not None or max_false_refusal is not None
+    gate, left_aside = _gate(config, deployment, given, as_deployed=barred or profile is not None)
+    path = verdicts or default_path(data, gate.judge.fingerprint)
+    progress = _Progress(len(dataset.rows))
+    with _stoppable(progress, path):
+        try:
+            with progress.shown():
+                judgements = _survey(gate, dataset, path, workers, progress, retry_unmeasured)
+        finally:
+            judges.close(gate.judge)
+        evaluation = _evaluate(gate, judgements, seed, resamples)
+    missed = _missed(evaluation, max_leak, max_false_refusal)
+    if as_json:
+        about = {
+            "data": data,
+            "version": dataset.version,
+            "verdicts": str(path),
+            "profile": None if gate.profile is None else gate.profile.name,
+            "profile_left_aside": left_aside,
+            "unmet": missed,
+        }
+        typer.echo(json.dumps({**about, **evaluation.to_dict()}, allow_nan=False))
+    else:
+        _show(evaluation, judgements, path)
+    _end(evaluation, missed, barred=barred)
+
+
+def default_path(data: Sequence[str], fingerprint: str) -> Path:
+    """Where verdicts are kept unless told: in this folder, by the data's name and the judge."""
+    more = f"+{len(data) - 1}" if len(data) > 1 else ""
+    judge = hashlib.sha256(fingerprint.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return Path(f"{Path(data[0]).stem}{more}-{judge}.verdicts.jsonl")
+
+
+# ── Work ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _dataset(files: Sequence[str], limit: int | None) -> "Dataset":
+    from guard.dataset import Dataset, read
+
+    dataset = read(files)
+    return dataset if limit is None else Dataset.of(dataset.rows[:limit])
+
+
+def _gate(
+    config: str | None, deployment: str | None, options: Mapping[str, object], *, as_deployed: bool
+) -> "tuple[Gate, str | None]":
+    """The deployment's gate; and, where its profile was left aside, why.
+
+    ``as_deployed``: it is never left aside; what would stop the deployment is an error.
+    """
+    from guard.config import load_gate
+
+    if as_deployed:
+        return load_gate(config, deployment=deployment, options=options), None
+    try:
+        gate = load_gate(config, deployment=deployment, options=options)
+        _require_fresh(gate)
+    except ConfigError as error:
+        # Whatever else is wrong is wrong without the profile as well, and raised here.
+        gate = load_gate(config, deployment=deployment, options=options, profiles=False)
+        typer.echo(f"rag-guard: profile left aside: {one_line(error.message)}", err=True)
+        return gate, error.message
+    return gate, None
+
+
+def _require_fresh(gate: "Gate") -> None:
+    """Raises `ProfileMismatch`, and frees the judge, where ``on_stale`` let one pass."""
+    from guard.judges.several import Chain, Link
+
+    judge = gate.judge
+    links = judge.links if isinstance(judge, Chain) else (Link(judge, gate.profile),)
+    try:
+        for link in links:
+            if link.profile is not None:
+                link.profile.require_for(link.judge.fingerprint)
+    except ConfigError:
+        judges.close(judge)
+        raise
+
+
+class _Progress:
+    """How far a survey is; shown on a terminal, elsewhere only known.
+
+    Attributes:
+        done: rows that need not be asked again.
+        total: rows.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.done, self.total = 0, total
+        self._bar: Progress | None = None
+        self._start: tuple[int, float] | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        self.done, self.total = done, total
+        if self._start is None:
+            # What an earlier run measured says nothing about how fast this one is.
+            self._start = done, time.perf_counter()
+        if self._bar is not None:
+            self._update(self._bar, self._start)
+
+    def _update(self, bar: "Progress", start: tuple[int, float]) -> None:
+        if not bar.task_ids:
+            bar.add_task("rows", total=self.total, completed=self.done, rate="")
+            return
+        rate = (self.done - start[0]) / max(time.perf_counter() - start[1], 1e-9)
+        bar.update(bar.task_ids[0], completed=self.done, rate=f"{rate:.1f}/s")
+
+    @contextmanager
+    def shown(self) -> Generator[None]:
+        """Shows a bar on standard error, with rate and time left, if that is a terminal."""
+        from rich import progress as parts
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            yield
+            return
+        columns = (
+            parts.BarColumn(),
+            parts.MofNCompleteColumn(),
+            parts.TextColumn("{task.fields[rate]}"),
+            parts.TimeRemainingColumn(),
+        )
+        with parts.Progress(*columns, console=console, transient=True) as self._bar:
+            yield
+
+
+@contextmanager
+def _stoppable(progress: _Progress, path: Path) -> Generator[None]:
+    """After Ctrl-C it says how to go on, and ends."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = one_line(f"{progress.done} of {progress.total} rows are kept in {path}.")
+        typer.echo(f"rag-guard: stopped. {kept}", err=True)
+        typer.echo("Run the same command again to go on from there.", err=True)
+        raise typer.Exit(STOPPED) from None
+
+
+def _survey(
+    gate: "Gate",
+    dataset: "Dataset",
+    path: Path,
+    workers: int,
+    progress: _Progress,
+    retry_unmeasured: bool,
+) -> "list[Judgement]":
+    from guard.survey import survey
+
+    return survey(
+        gate,
+        dataset,
+        path=path,
+        workers=workers,
+        progress=progress,
+        retry_unmeasured=retry_unmeasured,
+    )
+
+
+def _evaluate(
+    gate: "Gate", judgements: "Sequence[Judgement]", seed: int, resamples: int
+) -> "Evaluation":
+    from guard.evaluation import evaluate
+
+    profile_of = gate.judge.profile_of if isinstance(gate.judge, Profiled) else None
+    return evaluate(
+        judgements,
+        gate.policy,
+        gate.profile,
+        profile_of=profile_of,
+        seed=seed,
+        resamples=resamples,
+    )
+
+
+def _missed(
+    evaluation: "Evaluation", max_leak: float | None, max_false_refusal: float | None
+) -> list[str]:
+    from guard.evaluation import unmet
+
+    return unmet(evaluation, max_leak=max_leak, max_false_refusal=max_false_refusal)
+
+
+def _end(evaluation: "Evaluation", missed: Sequence[str], *, barred: bool) -> None:
+    for line in missed:
+        typer.echo(f"rag-guard: bar not met: {one_line(line)}", err=True)
+    if missed:
+        raise typer.Exit(BAR_NOT_MET)
+    if not barred and not evaluation.measured:
+        typer.echo("rag-guard: no row could be measured; these figures are no judge's.", err=True)
+        raise typer.Exit(NOTHING_MEASURED)
+
+
+# ── Output ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _show(evaluation: "Evaluation", judgements: "Sequence[Judgement]", path: Path) -> None:
+    """Prints an evaluation for people, at any width from 60 on."""
+    from rich.console import Console
+
+    console = Console(emoji=False, highlight=False, markup=False)
+    for line in (*_about(evaluation), *_reasons(evaluation, judgements)):
+        console.print(line)
+    console.print(_histogram(evaluation, console))
+    console.print(_figures(evaluation))
+    console.print(_baselines(evaluation))
+    console.print("Word overlap answers from the share of words on that suits these rows best.\n")
+    console.print(_slices(evaluation.slices))
+    if any(part.small for part in evaluation.slices):
+        console.print("* too few rows or groups for its intervals to be trusted\n")
+    if evaluation.worst_groups:
+        console.print(_worst_groups(evaluation))
+    console.print(_cost(evaluation))
+    console.print(plain(f"The verdicts are kept in {path}."), soft_wrap=True)
+
+
+def _about(evaluation: "Evaluation") -> Iterable[str]:
+    yield (
+        f"{evaluation.rows:,} rows in {evaluation.groups:,} groups: "
+        f"{evaluation.sufficient:,} sufficient, {evaluation.insufficient:,} insufficient; "
+        f"{evaluation.measured:,} measured."
+    )
+    cuts = evaluation.thresholds
+    state = "calibrated" if evaluation.calibrated else "uncalibrated"
+    taken = ", ".join(f"{count:,} {name}" for name, count in evaluation.routes.items() if count)
+    yield (
+        f"Answer at {cuts.answer_at:g}, refuse below {cuts.refuse_below:g}, {state}. "
+        f"Routes: {taken}."
+    )
+    if evaluation.no_contexts:
+        yield f"{evaluation.no_contexts:,} without contexts: refused, the judge was not asked."
+
+
+def _reasons(evaluation: "Evaluation", judgements: "Sequence[Judgement]") -> "Iterable[Text]":
+    """Why rows have no verdict, with the first one's detail for each reason."""
+    from rich.text import Text
+
+    total = sum(evaluation.unmeasured.values())
+    yield Text(f"{total:,} unmeasured{', routed as the policy says:' if total else '.'}")
+    details: dict[str | None, str] = {}
+    for judgement in judgements:
+        details.setdefault(judgement.reason, judgement.detail)
+    for reason, count in evaluation.unmeasured.items():
+        detail = details.get(reason, "The profile is not for these verdicts.")
+        yield Text(one_line(f"  {count:,} {reason}, e.g. {detail}"), "yellow")
+
+
+_LEFT_OF_BAR = 38
+_MAX_BAR = 50
+
+
+def _histogram(evaluation: "Evaluation", console: "Console") -> "Table":
+    """Rows by tenth of P(sufficient): how many, and which part of them is sufficient."""
+    from rich.text import Text
+
+    ascii_only = console.options.ascii_only
+    bad_mark, good_mark = ("-", "#") if ascii_only else ("░", "█")
+    table = _table("P(sufficient)", "rows", "sufficient", f"{bad_mark} not, {good_mark} sufficient")
+    cells = max(10, min(_MAX_BAR, console.width - _LEFT_OF_BAR))
+    most = max(1, *(bad + good for bad, good in evaluation.histogram))
+    tenths = len(evaluation.histogram)
+    for number, (bad, good) in enumerate(evaluation.histogram):
+        total = bad + good
+        # Any row at all is at least one cell.
+        long = -(-total * cells // most)
+        green = round(long * good / total) if total else 0
+        bar = Text.assemble((bad_mark * (long - green), "red"), (good_mark * green, "green"))
+        name = f"{number / tenths:.1f} to {(number + 1) / tenths:.1f}"
+        table.add_row(name, f"{total:,}", _share(good / total) if total else "", bar)
+    return table
+
+
+def _figures(evaluation: "Evaluation") -> "Table":
+    table = _table("figure", "value", "95 % interval", "n")
+    for names, form in ((_SHARES, _share), (_NUMBERS, _number)):
+        for name, title in names.items():
+            figure = evaluation.figures[name]
+            value = "undefined" if figure.value is None else form(figure.value)
+            table.add_row(title, value, _interval(figure, form), f"{figure.n:,}")
+    return table
+
+
+def _baselines(evaluation: "Evaluation") -> "Table":
+    table = _table("beside", "judge", *evaluation.baselines)
+    for name in _COMPARED:
+        title = (_SHARES.get(name) or _NUMBERS[name]).partition(" (")[0]
+        form = _share if name in _SHARES else _number
+        sides: list[Figures] = [evaluation.figures, *evaluation.baselines.values()]
+        table.add_row(title, *(_value(side[name], form) for side in sides))
+    return table
+
+
+def _slices(slices: "Sequence[Slice]") -> "Table":
+    table = _table("part", "rows", "AUROC", "leaks", "false refusals")
+    for part in slices:
+        figures, name = part.figures, one_line(f"{part.name}{' *' if part.small else ''}")
+        rates = (_with_interval(figures[name]) for name in ("leak", "false_refusal"))
+        table.add_row(name, f"{part.rows:,}", _value(figures["auroc"], _number), *rates)
+    return table
+
+
+def _worst_groups(evaluation: "Evaluation") -> "Table":
+    table = _table("worst groups", "rows", "leaks", "false refusals")
+    for one in evaluation.worst_groups:
+        counts = (one.rows, one.leaks, one.false_refusals)
+        table.add_row(one_line(one.group)[:60], *map(str, counts))
+    return table
+
+
+def _table(first: str, *others: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column(Text(first), overflow="fold")
+    for name in others:
+        table.add_column(Text(name), justify="left")
+    return table
+
+
+def _cost(evaluation: "Evaluation") -> str:
+    cost = evaluation.cost
+    if cost.p50_seconds is None or cost.p95_seconds is None:
+        return "The judge was not asked about any row."
+    parts = [f"p50 {_time(cost.p50_seconds)}, p95 {_time(cost.p95_seconds)} for a row"]
+    tokens: Mapping[str, int | None] = {
+        "in": cost.input_tokens,
+        "of them cached": cost.cached_tokens,
+        "out": cost.output_tokens,
+    }
+    known = [f"{count:,} {what}" for what, count in tokens.items() if count is not None]
+    if known:
+        parts.append(f"tokens: {', '.join(known)} ({cost.counted:,} of {cost.verdicts:,} verdicts)")
+    if cost.requests:
+        parts.append(f"{cost.requests:,} requests")
+    return "; ".join(parts) + "."
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds * 1000:.3g} ms"
+
+
+def _value(figure: "Figure", form: Callable[[float], str]) -> str:
+    return "–" if figure.value is None else form(figure.value)
+
+
+def _interval(figure: "Figure", form: Callable[[float], str]) -> str:
+    if figure.low is None or figure.high is None:
+        return "–"
+    return f"{form(figure.low)} to {form(figure.high)}"
+
+
+def _with_interval(figure: "Figure") -> str:
+    """A share and its interval in percent, as short as can be."""
+    if figure.value is None:
+        return "–"
+    if figure.low is None or figure.high is None:
+        return _share(figure.value)
+    return f"{_share(figure.value)} [{figure.low * 100:.0f}, {figure.high * 100:.0f}]"
+
+
+def _share(value: float) -> str:
+    return f"{value * 100:.1f} %"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"

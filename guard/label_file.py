@@ -1,0 +1,252 @@
+"""A label file: what people said of rows, one JSON line each, on disk before the next is asked.
+
+Labels are rows as `guard.dataset` reads them, with ``sampling``, ``annotator`` and ``labelled_at``
+(ISO 8601, UTC) besides. A row that a person skipped has no label, so it is no row of the data set:
+skips stand in a file next to it, ``labels.skipped.jsonl`` for ``labels.jsonl``, by id alone.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from guard._json import as_map, as_text
+from guard.dataset import Row
+from guard.errors import ConfigError
+from guard.labelling import Pick
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a label file.
+
+    Attributes:
+        id: the row's.
+        annotator: who said it.
+        sufficient: what they said; ``None`` = they skipped the row.
+        labelled_at: when, ISO 8601 in UTC.
+        place: where it stands, e.g. ``"labels.jsonl, line 3"``.
+        line: the JSON as it stands there.
+    """
+
+    id: str
+    annotator: str
+    sufficient: bool | None
+    labelled_at: str
+    place: str
+    line: str
+
+
+class LabelFile:
+    """The labels in one file, and the skips in the one next to it.
+
+    Opening one drops a line that a crash left half written: its row is asked again.
+
+    Args:
+        path: of the labels; need not exist yet. New files can be read by their owner alone.
+
+    Raises:
+        ConfigError: it holds something else than labels; it stays as it was.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.skips = path.with_name(f"{path.stem}.skipped{path.suffix}")
+        for each in (self.path, self.skips):
+            _mend(each)
+            _entries(each)
+
+    def entries(self, annotator: str | None = None) -> list[Entry]:
+        """What was said, skips included, oldest first; by one annotator if named."""
+        found = [*_entries(self.path), *_entries(self.skips)]
+        if annotator is not None:
+            found = [entry for entry in found if entry.annotator == annotator]
+        return sorted(found, key=lambda entry: entry.labelled_at)
+
+    def add(
+        self, row: Row, sufficient: bool | None, picked: Pick, annotator: str, *, blind: bool = True
+    ) -> None:
+        """Writes one label, or one skip (``None``); it is on disk when this returns.
+
+        Args:
+            blind: ``False`` where the judge's verdict on this row had been shown before.
+        """
+        said = {
+            "sampling": picked.sampling,
+            "annotator": annotator,
+            "labelled_at": datetime.now(UTC).isoformat(timespec="microseconds"),
+        }
+        if not blind:
+            said["revised"] = "after the verdict was shown"
+        if sufficient is None:
+            _append(self.skips, {"id": row.id, "skipped": True, **said})
+        else:
+            _append(self.path, {**_fields(row), "sufficient": sufficient, **said})
+
+    def undo(self, annotator: str, ids: Collection[str]) -> str | None:
+        """Takes back the annotator's last label or skip among ``ids``; says of which row."""
+        last = [entry for entry in self.entries(annotator) if entry.id in ids][-1:]
+        for entry in last:
+            path = self.skips if entry.sufficient is None else self.path
+            _rewrite(path, [each for each in _entries(path) if each != entry])
+            return entry.id
+        return None
+
+    def mark_random(self, annotator: str, ids: Collection[str]) -> None:
+        """Marks the annotator's labels of rows that a larger draw has now picked at random.
+
+        Left as they were, the random part would lack just the rows near the thresholds.
+        """
+        entries = _entries(self.path)
+        marked = [
+            _as_random(each) if each.annotator == annotator and each.id in ids else each
+            for each in entries
+        ]
+        if marked != entries:
+            _rewrite(self.path, marked)
+
+
+def _as_random(entry: Entry) -> Entry:
+    fields = as_map(json.loads(entry.line))
+    if fields.get("sampling") == "random":
+        return entry
+    return replace(entry, line=json.dumps({**fields, "sampling": "random"}))
+
+
+def _fields(row: Row) -> dict[str, object]:
+    """A row as a line of a data set; what is empty is left out."""
+    query = row.query
+    fields: dict[str, object] = {
+        "id": row.id,
+        "question": query.question,
+        "contexts": query.contexts,
+        "group": row.group,
+    }
+    if query.lang is not None:
+        fields["lang"] = query.lang
+    if query.history:
+        fields["history"] = [list(turn) for turn in query.history]
+    if row.answers:
+        fields["answers"] = row.answers
+    return fields
+
+
+# ── Reading ──────────────────────────────────────────────────────────────────────────────────────
+
+_HINT = "Name another file with -o; rag-guard label writes only into files of its own."
+
+
+def _entries(path: Path) -> list[Entry]:
+    lines = _read(path).split("\n")
+    return [
+        _entry(f"{path}, line {number}", line)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+
+
+def _entry(place: str, line: str) -> Entry:
+    try:
+        fields = as_map(json.loads(line))
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{place}: not valid JSON.", hint=_HINT) from None
+    id, annotator, at = (as_text(fields.get(key)) for key in ("id", "annotator", "labelled_at"))
+    said = fields.get("sufficient")
+    if not id or annotator is None or at is None or not _is_said(said, fields):
+        raise ConfigError(f"{place}: not a label of rag-guard label.", hint=_HINT)
+    return Entry(id, annotator, said if isinstance(said, bool) else None, at, place, line)
+
+
+def _is_said(said: object, fields: Mapping[str, object]) -> bool:
+    return isinstance(said, bool) or (said is None and fields.get("skipped") is True)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.", hint=_HINT) from error
+    except UnicodeDecodeError as error:
+        message = f"{path} is not UTF-8 (byte {error.start})."
+        raise ConfigError(message, hint=_HINT) from None
+
+
+def _mend(path: Path) -> None:
+    """Ends the last line, or drops it where it is half a label."""
+    whole, _, last = _read(path).rpartition("\n")
+    if not last:
+        return
+    entries = [_entry(f"{path}, line {n}", each) for n, each in _lines(whole)]
+    with suppress(ConfigError):
+        entries.append(_entry(f"{path}, last line", last))
+    if len(entries) > len(_lines(whole)) or _is_half(last):
+        _rewrite(path, entries)
+
+
+def _lines(text: str) -> list[tuple[int, str]]:
+    return [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+_START = '{"id": '
+
+
+def _is_half(line: str) -> bool:
+    """Whether it is the start of a label, rather than a line of somebody else's file."""
+    return not line.endswith("}") and line[: len(_START)] == _START[: len(line)]
+
+
+# ── Writing ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _append(path: Path, fields: Mapping[str, object]) -> None:
+    line = f"{json.dumps(fields)}\n".encode()
+    try:
+        with open(path, "ab", opener=_private) as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _rewrite(path: Path, entries: Sequence[Entry]) -> None:
+    """Puts a new file in the old one's place: a crash leaves the one or the other."""
+    target = path.resolve()  # Else a link would be replaced, not what it names.
+    text = "".join(f"{entry.line}\n" for entry in entries)
+    try:
+        mode = target.stat().st_mode & 0o777
+        # A file of mkstemp can be read by its owner alone until it gets the old one's mode.
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            _fill(handle, text)
+            os.chmod(name, mode)
+            os.replace(name, target)
+        except OSError:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _fill(handle: int, text: str) -> None:
+    with open(handle, "wb") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _not_written(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{path} cannot be written: {error.strerror}.",
+        hint="Labels given before are kept. Make room or name another file with -o.",
+    )

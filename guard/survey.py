@@ -1,0 +1,343 @@
+"""A survey: a judge's judgement of every row of a data set, kept as each one comes.
+
+Judgements go to a file of JSON lines, the first of which says what it is. A survey that was ended,
+by Ctrl-C, a crash or a full disk, goes on where it was: what is in the file is not asked again.
+"""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from numbers import Integral
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from guard._json import as_map, as_text
+from guard._require import require_number
+from guard.cache import cache_key
+from guard.dataset import Dataset, Row
+from guard.decision import Decision
+from guard.errors import UNMEASURED_KINDS, ConfigError, JudgeError
+from guard.gate import Gate
+from guard.judgement import Judgement
+
+if sys.platform != "win32":
+    import fcntl
+
+FORMAT = "rag-guard judgements 1"
+"""What the first line of a file says that it is; another number is another format."""
+
+MAX_WORKERS = 1024
+
+Progress = Callable[[int, int], object]
+"""Is told how many rows are done, and of how many."""
+
+
+def survey(
+    gate: Gate,
+    dataset: Dataset,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    workers: int = 8,
+    progress: Progress | None = None,
+    retry_unmeasured: bool = False,
+) -> list[Judgement]:
+    """Asks the gate's judge about every row, in the data set's order.
+
+    Rows that could not be measured are kept as such. A bug in the judge surfaces once the queries
+    in flight have ended, and Ctrl-C at once; what came until then is in the file.
+
+    Args:
+        gate: its policy matters only by its deadline; routes are not kept. A cache makes times
+            short that were long.
+        dataset: the rows.
+        path: a file that keeps the judgements, made private to this user. If it is there, rows in
+            it are not asked again, unless their question, contexts or history have changed; their
+            labels, groups and languages may. ``None`` = nothing is kept.
+        workers: queries in flight at most.
+        progress: called with ``(done, total)``, first with what the file holds, then after every
+            row, from the thread that called `survey`.
+        retry_unmeasured: whether rows that the file holds as not measured are asked again; else
+            they stay so.
+
+    Raises:
+        ConfigError: the file cannot be read or written, is something else, is another judge's, or
+            is in use by another survey. Nothing in it is overwritten.
+    """
+    require_number("workers", workers, 1, MAX_WORKERS, whole=True)
+    kept = _Kept() if path is None else _opened(Path(path), gate.judge.fingerprint, dataset)
+    try:
+        asked = [row for row in dataset.rows if not kept.has(gate, row, retry_unmeasured)]
+        _ask_all(gate, asked, kept, workers, _told(progress, len(dataset.rows), len(asked)))
+        return [kept.judgements[row.id].judgement for row in dataset.rows]
+    finally:
+        kept.close()
+
+
+def _told(progress: Progress | None, total: int, left: int) -> Callable[[], None]:
+    """Tells of the rows that need not be asked, and then, at every call, of one more."""
+    done = total - left
+
+    def one_more() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    if progress is not None:
+        progress(done, total)
+    return one_more
+
+
+# ── Asking ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _ask_all(
+    gate: Gate, rows: Sequence[Row], kept: "_Kept", workers: int, one_more: Callable[[], None]
+) -> None:
+    """Asks about ``rows`` on threads, each of which keeps what it gets.
+
+    Python raises Ctrl-C in the main thread only, so it cannot come between an answer and its line
+    in the file. The threads are daemons: nobody who wants to leave waits for a slow judge.
+    """
+    hand = _Hand(rows)
+    threads = [
+        threading.Thread(target=hand.work, args=(gate, kept), name="rag-guard-survey", daemon=True)
+        for _ in range(min(workers, len(rows)))
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in rows:
+            if (error := hand.ended.get()) is not None:
+                hand.stop()
+                for thread in threads:
+                    thread.join()
+                raise error
+            one_more()
+    finally:
+        hand.stop()
+
+
+class _Hand:
+    """Hands out rows, one by one, to whichever thread is free.
+
+    Attributes:
+        ended: one entry for each row that has been asked: ``None``, or what went wrong.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.ended: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._left: Iterator[Row] = iter(rows)
+
+    def stop(self) -> None:
+        """Nothing is handed out any more."""
+        with self._lock:
+            self._left = iter(())
+
+    def work(self, gate: Gate, kept: "_Kept") -> None:
+        """Asks about rows until none is left."""
+        while (row := self._next()) is not None:
+            try:
+                kept.add(row, _key(gate, row), Judgement.of(row, _decide(gate, row)))
+            except BaseException as error:
+                error.add_note(f"This was at {row.place}.")
+                self.ended.put(error)
+                return
+            self.ended.put(None)
+
+    def _next(self) -> Row | None:
+        with self._lock:
+            return next(self._left, None)
+
+
+def _decide(gate: Gate, row: Row) -> Decision:
+    query = row.query
+    try:
+        return gate.check(query.question, query.contexts, history=query.history, lang=query.lang)
+    except JudgeError as error:
+        # The policy is to raise; the record of the failure is there all the same.
+        if isinstance(error.decision, Decision):
+            return error.decision
+        raise
+
+
+def _key(gate: Gate, row: Row) -> str:
+    """What the judgement depends on; it changes with the row's question, contexts and history."""
+    return cache_key(gate.judge.fingerprint, row.query)
+
+
+# ── Keeping ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A judgement, and what it depends on."""
+
+    key: str
+    judgement: Judgement
+
+
+@dataclass(slots=True)
+class _Kept:
+    """Judgements by their rows' ids, and the file that keeps them, if there is one.
+
+    Attributes:
+        judgements: the last one of each row.
+        path: the file's, for errors.
+        file: its descriptor, open for appending and locked; ``None`` = no file, or closed.
+    """
+
+    judgements: dict[str, _Line] = field(default_factory=dict[str, _Line])
+    path: Path | None = None
+    file: int | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def has(self, gate: Gate, row: Row, retry_unmeasured: bool) -> bool:
+        """Whether ``row`` need not be asked; its label, group and language are made the row's."""
+        line = self.judgements.get(row.id)
+        if line is None or line.key != _key(gate, row):
+            return False
+        if retry_unmeasured and line.judgement.reason in UNMEASURED_KINDS:
+            return False
+        now = replace(
+            line.judgement, sufficient=row.sufficient, group=row.group, lang=row.query.lang
+        )
+        if now != line.judgement:
+            self.add(row, line.key, now)
+        return True
+
+    def add(self, row: Row, key: str, judgement: Judgement) -> None:
+        """Keeps a judgement; one that comes after `close` is too late for the file."""
+        values = {**judgement.to_dict(), "key": key}
+        with self.lock:
+            if self.path is not None and self.file is not None:
+                _append(self.path, self.file, values)
+            self.judgements[row.id] = _Line(key, judgement)
+
+    def close(self) -> None:
+        """Closes the file, which unlocks it."""
+        with self.lock:
+            if self.file is not None:
+                os.close(self.file)
+            self.file = None
+
+
+def _append(path: Path, file: int, values: Mapping[str, object]) -> None:
+    line = json.dumps(values, default=_number).encode() + b"\n"
+    with _told_of(path, "written", "What came before is kept. Make room, then run the same again."):
+        # Not through a buffer, which a crash would lose.
+        while line:
+            line = line[os.write(file, line) :]
+
+
+def _number(value: Any) -> int | float:
+    """A number of a kind that JSON does not know, as numpy has."""
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+@contextmanager
+def _told_of(path: Path, what: str, hint: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        problem = f"{str(path)!r} cannot be {what}: {error.strerror}."
+        raise ConfigError(problem, hint=hint) from error
+
+
+def _opened(path: Path, fingerprint: str, dataset: Dataset) -> _Kept:
+    """The file, locked, with what it holds; it is made if it is not there."""
+    with _told_of(path, "opened", _FOLDER_HINT):
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    kept = _Kept(path=path, file=file)
+    try:
+        _lock(path, file)
+        header = {"format": FORMAT, "fingerprint": fingerprint, "dataset": dataset.version}
+        with open(os.dup(file), "rb") as lines, _told_of(path, "read", _FOLDER_HINT):
+            start = _begun(path, file, lines.readline(), header)
+            kept.judgements = _judgements(path, file, lines, start)
+    except BaseException:
+        kept.close()
+        raise
+    return kept
+
+
+_FOLDER_HINT = "Name a file in a folder that exists and that this user may write to."
+
+
+def _lock(path: Path, file: int) -> None:
+    """Keeps other surveys out until the file is closed, or this process ends."""
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(
+            f"{str(path)!r} is in use by another survey.",
+            hint="Wait for it to end, or name another file.",
+        ) from None
+    except OSError:
+        return  # Some network file systems have no locks.
+
+
+def _begun(path: Path, file: int, first: bytes, header: Mapping[str, object]) -> int:
+    """How many bytes the first line takes; it is written where the file has none."""
+    ours = json.dumps(header).encode() + b"\n"
+    if not first.endswith(b"\n") and ours.startswith(first):
+        # New, or a crash came while the first line was being written.
+        os.ftruncate(file, 0)
+        _append(path, file, header)
+        return len(ours)
+    _require_same(path, _parsed(first), header)
+    # It may have been there before; who can write can plant.
+    path.chmod(0o600)
+    return len(first)
+
+
+def _require_same(path: Path, found: Mapping[str, object], header: Mapping[str, object]) -> None:
+    if found.get("format") != FORMAT:
+        raise ConfigError(
+            f"{str(path)!r} does not begin as a file of judgements in this format ({FORMAT}).",
+            hint="It is left as it is. Name another file.",
+        )
+    if found.get("fingerprint") != header["fingerprint"]:
+        raise ConfigError(
+            f"{str(path)!r} holds judgements of {found.get('fingerprint')!s:.200}, not of "
+            f"{header['fingerprint']}.",
+            hint="It is left as it is. Name another file, or use the judge that it is of.",
+        )
+
+
+def _judgements(path: Path, file: int, lines: Iterable[bytes], start: int) -> dict[str, _Line]:
+    """The last judgement of each row, by its id; what a crash cut off is taken out of the file."""
+    found = dict[str, _Line]()
+    for number, line in enumerate(lines, start=2):
+        if not line.endswith(b"\n"):
+            os.ftruncate(file, start)
+            break
+        start += len(line)
+        read = _line(f"{path}, line {number}", _parsed(line))
+        found[read.judgement.id] = read
+    return found
+
+
+def _line(place: str, values: Mapping[str, object]) -> _Line:
+    try:
+        judgement = Judgement.from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.message}", hint=error.hint) from error
+    # Without a key the row counts as changed.
+    return _Line(as_text(values.get("key")) or "", judgement)
+
+
+def _parsed(line: bytes) -> Mapping[str, object]:
+    """The object on a line; an empty one where there is none."""
+    try:
+        return as_map(json.loads(line))
+    except (ValueError, RecursionError):
+        return {}
