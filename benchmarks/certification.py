@@ -1,6 +1,6 @@
 """Does the guarantee hold, and what does it cost? Seeded draws from worlds whose risks are known.
 
-    python benchmarks/certification.py [--draws 200] [--json]
+    python benchmarks/certification.py [--draws 200] [--labels] [--json]
 
 Each world is a table of cells: how often a row falls into one, the bounds that the judge gives
 there, and the probability that such a row is sufficient. So the true risk of any two thresholds is
@@ -15,6 +15,10 @@ a sum. For every world, n and bound on the leaks it prints
               bound has a true one above it
     Holm, FST MAPIE's risk control of precision on the same draws and candidates: share of draws
               with a threshold, and of those whose true leak rate is above the bound
+
+With --labels it prints instead how many labels which quality of judge needs: the share of draws
+that certify, by AUROC and number of rows, for a calibrated judge whose log-odds are normal and
+questions half of which have sufficient contexts.
 """
 
 import argparse
@@ -45,6 +49,8 @@ MAX_FALSE_REFUSAL, CONFIDENCE = 0.10, 0.95
 LEVEL = (1 - CONFIDENCE) / 2
 SIZES = (100, 200, 500, 2000)
 BOUNDS = (0.05, 0.10, 0.20)
+AUROCS = (0.70, 0.80, 0.87, 0.90, 0.93, 0.95, 0.97, 0.99)
+LABELS = (100, 200, 300, 500, 1000, 2000)
 
 
 _INDEX = {cut: place for place, cut in enumerate(GRID)}
@@ -185,6 +191,16 @@ def failing(of: World, route: str, share: float = 0.05) -> World:
     )
 
 
+def binormal(auroc: float) -> World:
+    """A calibrated judge of this AUROC; the signal-detection model with equal variances."""
+    apart = float(_stats.norm.ppf(auroc)) * 2**0.5
+    signal = np.linspace(-6 - apart, 6 + apart, CELLS)
+    good, bad = (_stats.norm.pdf(signal, side * apart / 2) for side in (1, -1))
+    sufficient = good / (good + bad)
+    measured = np.ones(CELLS, dtype=bool)
+    return World((good + bad) / (good + bad).sum(), sufficient, sufficient, measured, sufficient)
+
+
 WORLDS = ("informative", "weak", "uninformative", "just above")
 
 
@@ -314,12 +330,27 @@ def table(draws: int, sizes: Sequence[int] = SIZES) -> list[dict[str, Any]]:
     return rows
 
 
+def labels_needed(draws: int) -> list[dict[str, Any]]:
+    """A row for each quality of judge and bound: the share of draws that certify, by n."""
+    rows = list[dict[str, Any]]()
+    for auroc in AUROCS:
+        for max_leak in BOUNDS[:2]:
+            judge = binormal(auroc)
+            shares = {str(n): Shares.of(judge, n, max_leak, draws).promised for n in LABELS}
+            rows.append({"auroc": auroc, "max_leak": max_leak, **shares})
+    return rows
+
+
 def main() -> None:
     """Runs the benchmark and prints its table."""
     parser = argparse.ArgumentParser(description="Does the guarantee hold, and what does it cost?")
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--labels", action="store_true")
     options = parser.parse_args()
+    if options.labels:
+        _show_labels(labels_needed(options.draws), options)
+        return
     rows = table(options.draws)
     if options.json:
         print(json.dumps(rows))
@@ -335,6 +366,18 @@ def main() -> None:
             f"{row['world']:14}{row['n']:>6}{row['max_leak']:>6.2f}"
             + "".join(f"{row[name]:>12.3f}" for name in names)
         )
+
+
+def _show_labels(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps(rows))
+        return
+    print(f"share of {options.draws} draws that certify; false refusals at most 10 %")
+    print("| AUROC | leaks at most | " + " | ".join(f"n = {n:,}" for n in LABELS) + " |")
+    print("|---|---|" + "---|" * len(LABELS))
+    for row in rows:
+        shares = " | ".join(f"{row[str(n)]:.2f}" for n in LABELS)
+        print(f"| {row['auroc']:.2f} | {row['max_leak']:.2f} | {shares} |")
 
 
 if __name__ == "__main__":

@@ -354,13 +354,13 @@ async def _rush(name: str, ask: Callable[[str], Awaitable[Any]], streams: int) -
         "seconds": seconds,
         "streams_per_second": streams / seconds,
         "tasks_left": len(asyncio.all_tasks()) - 1,
-        "generators_left": sum(map(_is_open, gc.get_objects())),
+        "generators_left": sum(map(is_open, gc.get_objects())),
         "files_open": len(os.listdir("/proc/self/fd")),
         "memory_mb": int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20,
     }
 
 
-def _is_open(one: object) -> bool:
+def is_open(one: object) -> bool:
     """Whether it is an asynchronous generator that has not ended (one keeps the judge's client)."""
     return inspect.isasyncgen(one) and one.ag_frame is not None
 

@@ -6,8 +6,9 @@
 No row serves both, or the promise would be made on rows that the calibrator has seen.
 """
 
+from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,7 +16,8 @@ import numpy as np
 from guard._require import require_number
 from guard.certificate import Certified, NotCertifiable
 from guard.certification import Score, certify
-from guard.errors import UNMEASURED_KINDS, ConfigError, UnmeasuredKind
+from guard.decision import Reason
+from guard.errors import UNMEASURED_KINDS, ConfigError
 from guard.fitting import Fitted, fit
 from guard.judgement import Judgement
 from guard.policy import Policy
@@ -34,9 +36,10 @@ class Calibration:
         fitted: the calibrator, and how well it does.
         outcome: thresholds with a promise, or why there are none.
         profile: both in one, to be saved; ``None`` where nothing could be certified.
-        fit_rows: judgements that the calibrator was fitted to, those not measured left out.
+        fit_rows: judgements that the calibrator was fitted to, those without a score left out.
         certified_rows: judgements that the thresholds were certified on, one of each group.
-        unmeasured: how many of the certified part were not measured.
+        unmeasured: how many of the certified part have no score: they were not measured, or by
+            another signal than most, so that the profile will not apply to their like.
     """
 
     fitted: Fitted
@@ -82,29 +85,36 @@ def calibrate(
     require_number("fit_share", fit_share, 0.01, 0.99)
     fingerprint = _one_judge(judgements)
     fitting, certifying = _parts(judgements, certifiable, fit_share, seed)
-    fitted = _fitted(fitting, kind, seed)
-    raw = Profile(Thresholds(1.0, 0.0), fingerprint, fitted.calibrator)
+    draft = _draft(judgements, fingerprint, data_version)
+    fitted = _fitted(draft, fitting, kind, seed)
+    draft = replace(draft, calibrator=fitted.calibrator)
+    scores = [_score(draft, each) for each in certifying]
     outcome = certify(
-        [_score(raw, each) for each in certifying],
+        scores,
         [bool(each.sufficient) for each in certifying],
         max_leak=max_leak,
         max_false_refusal=max_false_refusal,
         confidence=confidence,
         groups=[each.group for each in certifying],
         on_unmeasured=[_route(policy, each) for each in certifying],
-        pilot=[_score(raw, each) for each in fitting],
+        pilot=[_score(draft, each) for each in fitting],
         seed=seed,
     )
     profile = None
     if isinstance(outcome, Certified):
-        profile = _profile(judgements, fingerprint, fitted, outcome, data_version)
+        profile = replace(
+            draft,
+            thresholds=outcome.thresholds,
+            certificate=outcome.certificate,
+            created=datetime.now(UTC),
+        )
     return Calibration(
         fitted=fitted,
         outcome=outcome,
         profile=profile,
         fit_rows=fitted.n,
         certified_rows=len({each.group for each in certifying}),
-        unmeasured=sum(each.verdict is None for each in certifying),
+        unmeasured=sum(score is None for score in scores),
     )
 
 
@@ -112,14 +122,16 @@ def _one_judge(judgements: Sequence[Judgement]) -> str:
     if unlabelled := [each.id for each in judgements if each.sufficient is None]:
         why = f"{len(unlabelled)} rows are not labelled, e.g. {unlabelled[0]!r:.60}."
         raise ConfigError(why, hint="Label them: rag-guard label.")
+    # Of a chain, the verdicts' fingerprints are its links'; those of the judgements its own.
+    asked = {each.fingerprint for each in judgements}
     found = sorted({each.verdict.fingerprint for each in judgements if each.verdict is not None})
-    if len(found) == 1:
+    if len(asked) == len(found) == 1:
         return found[0]
     if not found:
         why = "No row could be measured, so that there is nothing to calibrate."
         raise ConfigError(why, hint="See what the judge answers: rag-guard doctor.")
     raise ConfigError(
-        f"The verdicts are those of {len(found)} judges, e.g. {found[0]!r:.60}.",
+        f"The judgements are those of {max(len(asked), len(found))} judges, e.g. {found[0]!r:.60}.",
         hint="A profile is for one judge. Calibrate each judge of a chain by itself.",
     )
 
@@ -144,8 +156,29 @@ def _parts(
     return fitting, [each for each in random if each.group in held]
 
 
-def _fitted(rows: Sequence[Judgement], kind: str, seed: int) -> Fitted:
-    measured = [(each, each.verdict) for each in rows if each.verdict is not None]
+def _draft(judgements: Sequence[Judgement], fingerprint: str, data_version: str | None) -> Profile:
+    """The profile as it will be, but for calibrator, thresholds and promise."""
+    verdicts = [each.verdict for each in judgements if each.verdict is not None]
+    served = {verdict.model for verdict in verdicts}
+    langs = {(each.lang or "").strip() for each in judgements}
+    return Profile(
+        Thresholds(1.0, 0.0),
+        fingerprint,
+        # An endpoint may list fewer tokens at times; what it does seldom is stale when deployed.
+        signal=Counter(verdict.signal for verdict in verdicts).most_common(1)[0][0],
+        model=served.pop() if len(served) == 1 else None,
+        # Where one row does not say its language, the others' do not bound it.
+        languages=() if "" in langs else tuple(sorted(langs)),
+        data_version=data_version,
+    )
+
+
+def _fitted(draft: Profile, rows: Sequence[Judgement], kind: str, seed: int) -> Fitted:
+    measured = [
+        (each, each.verdict)
+        for each in rows
+        if each.verdict is not None and draft.difference(each.verdict, each.lang) is None
+    ]
     return fit(
         [verdict.p_true for _, verdict in measured],
         [bool(each.sufficient) for each, _ in measured],
@@ -155,45 +188,20 @@ def _fitted(rows: Sequence[Judgement], kind: str, seed: int) -> Fitted:
     )
 
 
-def _score(profile: Profile, judgement: Judgement) -> Score:
-    """A row as the deployed rule sees it."""
-    if judgement.verdict is None:
+def _score(draft: Profile, judgement: Judgement) -> Score:
+    """A row as the deployed rule sees it; ``None`` where it will not be measured, or be stale."""
+    verdict = judgement.verdict
+    if verdict is None or draft.difference(verdict, judgement.lang) is not None:
         return None
-    found: Probability = profile.calibrated(judgement.verdict)
+    found: Probability = draft.calibrated(verdict)
     # What was judged in part only is never refused.
-    return found.low, found.high if judgement.verdict.coverage == 1 else 1.0
+    return found.low, found.high if verdict.coverage == 1 else 1.0
 
 
 def _route(policy: Policy, judgement: Judgement) -> str:
-    """Where a row without a verdict goes; of the others nothing is asked."""
-    kind: UnmeasuredKind | None = next(
-        (one for one in UNMEASURED_KINDS if one == judgement.reason), None
-    )
-    if kind is None:
-        return "refuse"  # Nothing was retrieved.
-    route = policy.route_unmeasured(kind)
+    """Where a row goes that has no score; of the others nothing is asked."""
+    if judgement.reason == Reason.NO_CONTEXTS:
+        return "refuse"
+    kind = next((one for one in UNMEASURED_KINDS if one == judgement.reason), None)
+    route = policy.route_stale() if kind is None else policy.route_unmeasured(kind)
     return "raise" if route is None else route.value
-
-
-def _profile(
-    judgements: Sequence[Judgement],
-    fingerprint: str,
-    fitted: Fitted,
-    outcome: Certified,
-    data_version: str | None,
-) -> Profile:
-    verdicts = [each.verdict for each in judgements if each.verdict is not None]
-    served = {verdict.model for verdict in verdicts}
-    langs = {each.lang for each in judgements}
-    return Profile(
-        thresholds=outcome.thresholds,
-        fingerprint=fingerprint,
-        calibrator=fitted.calibrator,
-        certificate=outcome.certificate,
-        signal=verdicts[0].signal,
-        model=served.pop() if len(served) == 1 else None,
-        # Where one row does not say its language, the others' do not bound it.
-        languages=() if None in langs else tuple(sorted(one for one in langs if one is not None)),
-        data_version=data_version,
-        created=datetime.now(UTC),
-    )

@@ -16,7 +16,8 @@ the error, since either may go wrong (Bonferroni).
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from numbers import Real
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,7 @@ _NOTHING = (np.nan, np.nan)
 _SCORE_HINT = "Pass a probability, (low, high) bounds, or None for what could not be measured."
 _BEYOND = {"answer": (2.0, 2.0), "refuse": (-1.0, -1.0)}
 _ROUTES = ("answer", "clarify", "refuse", "raise")
+_NONE_WOULD = "No number of rows would do: the rate itself is above the bound"
 _LIKELY = 0.8  # Probability with which `needed_n` rows would do.
 _MOST_ROWS = 1_000_000
 _TRIED = 64  # Numbers of rows, around what the normal approximation says.
@@ -102,16 +104,18 @@ def certify(
         `Certified`, or `NotCertifiable` with the reason and the number of rows that would do.
 
     Raises:
-        ConfigError: arguments of unequal length, a score that is no probability, a rate or a
-            confidence that is not inside (0, 1); or scipy is not installed.
+        ConfigError: arguments of unequal length, a score that is no probability, a label that is
+            neither true nor false, an unknown route, a rate or a confidence that is not inside
+            (0, 1); or scipy is not installed.
     """
     rates = {"max_leak": max_leak, "max_false_refusal": max_false_refusal}
     for name, value in {**rates, "confidence": confidence}.items():
         _require_inside(name, value)
+    require_number("seed", seed, 0, 2**32 - 1, whole=True)
     rows = _Rows.of(scores, sufficient, on_unmeasured)
-    names = range(len(rows.sufficient)) if groups is None else _as_long(groups, rows, "groups")
+    names = range(len(rows.sufficient)) if groups is None else _names(groups, rows)
     chosen = _one_a_group(names, seed)
-    search = _Search(rows.take(chosen), 1 - confidence, max_leak, max_false_refusal)
+    search = _Search(rows.take(chosen), confidence, max_leak, max_false_refusal)
     beginning = search.rows if pilot is None else _Rows.of(pilot, None, "clarify")
     return search.result(beginning)
 
@@ -141,15 +145,14 @@ class _Rows:
         sufficient: Sequence[bool] | Flags | None,
         on_unmeasured: str | Sequence[str],
     ) -> "_Rows":
-        n = len(scores)
+        bounds = _array(scores) if isinstance(scores, np.ndarray) else _bounds(scores)
+        n = len(bounds)
         if n == 0:
             raise ConfigError("There is no score.", hint="Pass one for each labelled row.")
         labels = _labels(np.ones(n, dtype=bool) if sufficient is None else sufficient, n)
-        bounds = scores if isinstance(scores, np.ndarray) else _bounds(scores)
-        low, high = _require_bounds(bounds).T
+        low, high = bounds.T
         measured = ~np.isnan(low)
-        if not measured.all():
-            low, high = _routed(low, high, measured, on_unmeasured)
+        low, high = _routed(low, high, measured, on_unmeasured)
         return cls(low, high, measured, labels)
 
     def take(self, rows: Sequence[int]) -> "_Rows":
@@ -175,39 +178,53 @@ def _labels(given: Sequence[bool] | Flags, n: int) -> Flags:
     if len(given) != n:
         why = f"There are {n} scores, but {len(given)} of `sufficient`."
         raise ConfigError(why, hint="Pass one a row, in the same order.")
-    labels = np.asarray(given)
-    if labels.dtype != np.bool_:
-        strange = next(one for one in given if not isinstance(one, _LABELS))
-        why = f"A label is {strange!r:.40}; it must be True or False."
-        raise ConfigError(why, hint="Leave out rows that are not labelled.")
-    return labels
+    for place, label in enumerate(given):
+        if not isinstance(label, _LABELS):
+            why = f"sufficient[{place}] is {label!r:.40}; it must be True or False."
+            raise ConfigError(why, hint="Leave out rows that are not labelled.")
+    return np.array(given, dtype=np.bool_)
 
 
 def _bounds(scores: Sequence[Score]) -> Floats:
     """One row each, NaN where nothing was measured."""
-    pairs = [one if isinstance(one, tuple) else (one, one) for one in scores]
-    try:
-        bounds = [_NOTHING if low is None else (low, high) for low, high in pairs]
-        found = np.array(bounds, dtype=float).reshape(len(bounds), 2)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"A score is no number ({error}).", hint=_SCORE_HINT) from None
-    # One of the caller's own must not pass for "not measured".
-    if any(low is not None and np.isnan(low) for low, _ in pairs):
-        raise ConfigError("A score is NaN.", hint=_SCORE_HINT)
-    return found
+    pairs = [_pair(place, score) for place, score in enumerate(scores)]
+    return np.array(pairs, dtype=float).reshape(len(pairs), 2)
 
 
-def _require_bounds(bounds: Floats) -> Floats:
-    if bounds.ndim != 2 or bounds.shape[1] != 2:
-        why = f"The scores' array has the shape {bounds.shape}, not (rows, 2)."
-        raise ConfigError(why, hint="Its columns are the low and the high bound.")
+def _pair(place: int, score: object) -> tuple[float, float]:
+    if score is None:
+        return _NOTHING
+    pair = cast("tuple[object, ...]", score) if isinstance(score, tuple) else (score, score)
+    if len(pair) == 2:
+        low, high = map(_probability, pair)
+        # A NaN of the caller's own must not pass for "not measured".
+        if low is not None and high is not None and low <= high:
+            return low, high
+    raise _no_score(place, score)
+
+
+def _probability(value: object) -> float | None:
+    """``value`` if it is a number in [0, 1]; NaN is in no range."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    return float(cast("float", value)) if 0 <= cast("float", value) <= 1 else None
+
+
+def _no_score(place: int, score: object) -> ConfigError:
+    why = f"scores[{place}] is {score!r:.60}: no probability, nor bounds on one."
+    return ConfigError(why, hint=_SCORE_HINT)
+
+
+def _array(bounds: Floats) -> Floats:
+    if bounds.ndim != 2 or bounds.shape[1] != 2 or bounds.dtype.kind != "f":
+        why = f"The scores' array holds {bounds.dtype} in the shape {bounds.shape}."
+        raise ConfigError(why, hint="Pass floats, shape (rows, 2): the low and the high bound.")
     low, high = bounds.T
     nothing = np.isnan(low) & np.isnan(high)
     good = nothing | ((0 <= low) & (low <= high) & (high <= 1))  # False for one NaN.
     if not good.all():
         place = int(np.argmin(good))
-        why = f"scores[{place}] is {bounds[place].tolist()}: no probability, nor bounds on one."
-        raise ConfigError(why, hint=_SCORE_HINT)
+        raise _no_score(place, tuple(bounds[place].tolist()))
     return bounds
 
 
@@ -220,18 +237,25 @@ def _routed(
     if len(routes) != n:
         why = f"There are {n} scores, but {len(routes)} of `on_unmeasured`."
         raise ConfigError(why, hint="Pass one a row, in the same order.")
+    for route in dict.fromkeys(routes):
+        require_one_of("on_unmeasured", route, _ROUTES)
     low, high = low.copy(), high.copy()
     for place in np.flatnonzero(~measured).tolist():
-        require_one_of("on_unmeasured", routes[place], _ROUTES)
         low[place], high[place] = _BEYOND.get(routes[place], (-1.0, 2.0))
     return low, high
 
 
-def _as_long(groups: Sequence[Hashable], rows: _Rows, name: str) -> Sequence[Hashable]:
-    if len(groups) != len(rows.sufficient):
-        why = f"There are {len(rows.sufficient)} scores, but {len(groups)} of `{name}`."
+def _names(groups: Sequence[Hashable], rows: _Rows) -> list[Hashable]:
+    names = list(groups)
+    if len(names) != len(rows.sufficient):
+        why = f"There are {len(rows.sufficient)} scores, but {len(names)} of `groups`."
         raise ConfigError(why, hint="Pass one a row, in the same order.")
-    return groups
+    try:
+        hash(tuple(names))
+    except TypeError as error:
+        why = f"A group cannot be compared ({error})."
+        raise ConfigError(why, hint="Pass a text or a number for each row.") from None
+    return names
 
 
 def _one_a_group(groups: Sequence[Hashable], seed: int) -> list[int]:
@@ -251,14 +275,14 @@ class _Search:
     """The search for both thresholds, on one row a group."""
 
     rows: _Rows
-    error: float
+    confidence: float
     max_leak: float
     max_false_refusal: float
 
     @property
     def level(self) -> float:
         """The error that each of the two may make."""
-        return self.error / 2
+        return (1 - self.confidence) / 2
 
     def result(self, beginning: _Rows) -> Certified | NotCertifiable:
         """The best that can be promised."""
@@ -266,18 +290,24 @@ class _Search:
         answer, refuse = self._answer_at(first), self._refuse_below()
         if answer is None or refuse is None:
             return _why_not(self, first, answer is None, refuse is None)
-        answer_at, leak = answer
-        refuse_below, false_refusal = refuse
-        certificate = Certificate(
-            leak=leak,
-            false_refusal=false_refusal,
-            confidence=1 - self.error,
-            n=len(self.rows.sufficient),
-            groups=len(self.rows.sufficient),
+        # What is below both passed too: refused rows are nested.
+        refuse = min(refuse, answer)
+        if not self.refuses_some[refuse]:
+            return _why_trivial(self, answer)
+        return Certified(Thresholds(GRID[answer], GRID[refuse]), self._certificate(answer, refuse))
+
+    def _certificate(self, answer: int, refuse: int) -> Certificate:
+        n = len(self.rows.sufficient)
+        leaks, answered = self.leaks
+        lost = int(self.false_refusals[refuse])
+        return Certificate(
+            leak=Bound(self.max_leak, int(leaks[answer]), int(answered[answer])),
+            false_refusal=Bound(self.max_false_refusal, lost, self.all_sufficient),
+            confidence=self.confidence,
+            n=n,
+            groups=n,
             method=METHOD,
         )
-        # Refusing less than what was certified only lowers the rate.
-        return Certified(Thresholds(answer_at, min(refuse_below, answer_at)), certificate)
 
     @cached_property
     def leaks(self) -> tuple[Counts, Counts]:
@@ -304,7 +334,7 @@ class _Search:
         """How many rows are sufficient."""
         return int(self.rows.sufficient.sum())
 
-    def _answer_at(self, first: int) -> tuple[float, Bound] | None:
+    def _answer_at(self, first: int) -> int | None:
         """Down from the first candidate, as far as each one passes."""
         events, shares = self.leaks
         passes = _tails(events, shares, self.max_leak) <= self.level
@@ -315,7 +345,7 @@ class _Search:
             found = place
         if found is None or not self.answers_some[found]:
             return None
-        return GRID[found], Bound(self.max_leak, int(events[found]), int(shares[found]))
+        return found
 
     def _first(self, beginning: _Rows) -> int:
         """The candidate that would be likeliest to pass, if scores were calibrated."""
@@ -326,7 +356,7 @@ class _Search:
         here = np.rint(counts * (len(self.rows.low) / len(beginning.low))).astype(int)
         return int(np.argmax(_power(here, risk, self.max_leak, self.level)))
 
-    def _refuse_below(self) -> tuple[float, Bound] | None:
+    def _refuse_below(self) -> int | None:
         """Up from the lowest candidate, as far as each one passes; refused sets are nested."""
         events = self.false_refusals
         rows = np.full_like(events, self.all_sufficient)
@@ -334,8 +364,7 @@ class _Search:
         count = len(GRID) if passes.all() else int(np.argmin(passes))
         if count == 0 or not self.refuses_some[count - 1]:
             return None
-        found = count - 1
-        return GRID[found], Bound(self.max_false_refusal, int(events[found]), self.all_sufficient)
+        return count - 1
 
 
 def _binomial() -> Any:
@@ -378,7 +407,7 @@ def _why_leak(search: _Search, first: int) -> tuple[str, int | None]:
     events, rows = search.leaks
     if not search.answers_some.any():
         return "No row reaches the lowest threshold: nothing would be answered.", None
-    seen = np.column_stack([events, rows])[rows > 0]
+    seen = np.column_stack([events, rows])[search.answers_some]
     what = "leak rate P(insufficient | answered)"
     reason, needed = _lacking(search, what, "answered", seen, search.max_leak)
     if (_tails(seen[:, 0], seen[:, 1], search.max_leak) <= search.level).any():
@@ -389,6 +418,16 @@ def _why_leak(search: _Search, first: int) -> tuple[str, int | None]:
             "calibrated on them: fit a calibrator to other rows, and pass those as the pilot."
         )
     return reason, needed
+
+
+def _why_trivial(search: _Search, answer: int) -> NotCertifiable:
+    events, rows = (int(counts[answer]) for counts in search.leaks)
+    return NotCertifiable(
+        f"Leaks stay within {search.max_leak:g} ({events} of {rows} answered rows) even where so "
+        "much is answered that no measured row is left to refuse: such thresholds do nothing. Ask "
+        "for fewer leaks, or certify on rows that are as often insufficient as yours will be.",
+        None,
+    )
 
 
 def _why_refusal(search: _Search) -> tuple[str, int | None]:
@@ -419,7 +458,9 @@ def _lacking(
     )
     n = len(search.rows.sufficient)
     if (needed := _needed(seen, n, most, search.level)) is None:
-        return f"{reason} No number of rows would do: the rate itself is above the bound.", None
+        few = bool((seen[:, 0] < most * seen[:, 1]).any())
+        why = "Too few were seen to say how many rows would do" if few else _NONE_WOULD
+        return f"{reason} {why}.", None
     return f"{reason} About {needed} rows, one a group, would do if rates stay as seen.", needed
 
 
@@ -446,8 +487,8 @@ def _needed(seen: Counts, n: int, most: float, level: float) -> int | None:
     spread = spread + normal.ppf(_LIKELY) * np.sqrt(rates * (1 - rates))
     needed = (spread / (most - rates)) ** 2 / shares
     best = int(np.argmin(needed))
-    tried = np.unique(np.ceil(needed[best] * np.linspace(0.5, 3.0, _TRIED)).astype(np.int64))
-    tried = tried[tried <= _MOST_ROWS]
+    tried = np.ceil(needed[best] * np.linspace(0.5, 3.0, _TRIED))
+    tried = np.unique(tried[tried <= _MOST_ROWS].astype(np.int64))
     answered = np.floor(tried * shares[best]).astype(np.int64)
     enough = _power(answered, np.full(len(tried), rates[best]), most, level) >= _LIKELY
     return int(tried[int(np.argmax(enough))]) if enough.any() else None

@@ -81,8 +81,8 @@ class Messages:
             message, built_in = self.clarify, _CLARIFY
         elif judged:
             message, built_in = self.refuse, _REFUSE
-        if isinstance(message, Mapping):
-            message = _by_language(cast("Mapping[str, Text]", message), lang)
+        if not isinstance(message, str) and not callable(message):
+            message = _by_language(message, lang)
         return message if isinstance(message, str) else _called(message, route, lang) or built_in
 
 

@@ -46,9 +46,7 @@ class Judging:
     def __post_init__(self) -> None:
         _require_gate(self.gate)
         _require_lang(self.lang)
-        if not isinstance(self.texts_in_events, bool):
-            why = f"`texts_in_events` is {self.texts_in_events!r:.40}, not True or False."
-            raise ConfigError(why, hint="It decides whether events hold your users' texts.")
+        _require_flag(self.texts_in_events)
         _require_clarifier(self.clarifier)
 
     def decide(
@@ -98,6 +96,12 @@ class Judging:
 def _require_gate(gate: object) -> None:
     if not isinstance(gate, Gate):
         raise ConfigError(f"{type(gate).__name__} is not a gate.", hint="Pass a guard.Gate.")
+
+
+def _require_flag(texts_in_events: object) -> None:
+    if not isinstance(texts_in_events, bool):
+        why = f"`texts_in_events` is {texts_in_events!r:.40}, not True or False."
+        raise ConfigError(why, hint="It decides whether events hold your users' texts.")
 
 
 def _require_lang(lang: object) -> None:

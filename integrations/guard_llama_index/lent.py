@@ -25,8 +25,8 @@ W = TypeVar("W")
 _AWAITED = ("achat", "astream_chat", "acomplete", "astream_complete")
 
 _lock = threading.Lock()
-# By process and model, which is dropped from here as soon as it is gone.
-_clients = dict[tuple[int, int], Any]()
+# Of the shared loop, by process and model, which is dropped from here as soon as it is gone.
+clients_by_model = dict[tuple[int, int], Any]()
 
 
 def lent(writer: W) -> W:
@@ -141,11 +141,11 @@ def _on_shared_loop(llm: Any) -> Any:
     vars(own)["_lender"] = llm
     key = (os.getpid(), id(llm))
     with _lock:
-        if key not in _clients:
-            _clients[key] = _new_client(own)
+        if key not in clients_by_model:
+            clients_by_model[key] = _new_client(own)
             # Not at exit, when the loop may be gone; the sockets end with the process.
             weakref.finalize(llm, _drop, key).atexit = False
-        own._aclient = _clients[key]
+        own._aclient = clients_by_model[key]
     return own
 
 
@@ -159,7 +159,7 @@ def _new_client(llm: Any) -> Any:
 
 def _drop(key: tuple[int, int]) -> None:
     """The model is gone, and its connections with it."""
-    client, loop = _clients.pop(key, None), shared_loop.running
+    client, loop = clients_by_model.pop(key, None), shared_loop.running
     # Called by the garbage collector, on any thread and at any place: it must neither wait nor take
     # a lock. Where no loop runs, nothing was connected.
     if client is not None and loop is not None and key[0] == os.getpid():

@@ -21,17 +21,17 @@ from bridge import (
     node_ids,
     record_of,
 )
-from llama_index.core import get_response_synthesizer
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.llms import CompletionResponse
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.response_synthesizers import BaseSynthesizer
+from llama_index.core.response_synthesizers import BaseSynthesizer, CompactAndRefine
 from llama_index.core.schema import QueryBundle
-from llama_index.core.workflow import StartEvent, StopEvent, step
 from llama_index_instrumentation import get_dispatcher
+from workflows import step
+from workflows.events import StartEvent, StopEvent
 
 from guard import ConfigError, Gate, Unmeasured
 from guard.testing import Scripted
@@ -66,7 +66,7 @@ def guarded_engine(gate: Gate, stream: bool, **options: Any) -> BaseQueryEngine:
 
 
 def guarded_writer(gate: Gate, stream: bool, **options: Any) -> BaseQueryEngine:
-    writer = get_response_synthesizer(llm=CountingLLM(), streaming=stream)
+    writer = CompactAndRefine(llm=CountingLLM(), streaming=stream)
     guarded = GuardedSynthesizer(writer, gate, **options)
     return RetrieverQueryEngine(FixedRetriever(bridge_nodes()), response_synthesizer=guarded)
 
@@ -165,7 +165,7 @@ def test_another_retriever_keeps_it() -> None:
 
 def test_bare_texts() -> None:
     """A synthesizer asked for a text gives the question as that text."""
-    writer = get_response_synthesizer(llm=CountingLLM())
+    writer = CompactAndRefine(llm=CountingLLM())
     guarded: BaseSynthesizer = GuardedSynthesizer(
         writer, a_gate(0.5)[0], clarifier=Clarifier(an_asker())
     )
@@ -196,7 +196,8 @@ class Rag(GuardedWorkflow):
 
 
 async def told_by(workflow: Rag, event: ContextsEvent) -> str:
-    return str(await workflow.run(found=event))
+    run: Any = workflow.run
+    return str(await run(found=event))
 
 
 def test_a_workflows_event_holds_it() -> None:

@@ -777,7 +777,7 @@ def test_one_model_for_blocking_and_awaited_queries(wire: Wire, stream: bool, cl
         runner.run(llm._aclient.close())
     assert blocked == said == [ANSWER] * 3
     assert len(server.requests) == 6
-    [ours] = [one for (_, number), one in lent._clients.items() if number == id(llm)]
+    [ours] = [one for (_, number), one in lent.clients_by_model.items() if number == id(llm)]
     shared_loop.run(ours.close(), PATIENCE)
 
 
@@ -792,14 +792,14 @@ def test_a_models_connections_end_with_it(wire: Wire) -> None:
         inner = RetrieverQueryEngine.from_args(FixedRetriever(bridge_nodes()), llm=llm)
         engine = GuardedQueryEngine(inner, a_gate(0.95)[0], mode="parallel")
         assert str(engine.query(QUESTION)) == ANSWER
-        clients: Iterable[openai.AsyncOpenAI] = lent._clients.values()
+        clients: Iterable[openai.AsyncOpenAI] = lent.clients_by_model.values()
         return list(clients)[-1]
 
     gc.collect()
-    before = list(lent._clients)
+    before = list(lent.clients_by_model)
     client = asked()
     gc.collect()
-    assert list(lent._clients) == before
+    assert list(lent.clients_by_model) == before
     end = time.monotonic() + PATIENCE
     while not client.is_closed():
         assert time.monotonic() < end
@@ -842,10 +842,11 @@ def test_a_stream_outlives_its_model(wire: Wire) -> None:
 
 def test_a_collected_model_takes_no_lock() -> None:
     """The garbage collector may run anywhere, in the middle of the loop's own start as well."""
-    loop = LoopThread()
+    loop: Any = LoopThread()
     with loop._lock:
-        assert loop.running is None
-    started = loop.loop()
+        running = loop.running
+    assert running is None
+    started: asyncio.AbstractEventLoop = loop.loop()
     with loop._lock:
         assert loop.running is started
     started.call_soon_threadsafe(started.stop)
@@ -916,8 +917,8 @@ def structured() -> LLM:
 def test_a_model_that_blocks_is_refused(kind: Callable[[], LLM]) -> None:
     """Nothing could be written while the judge decides, nor cancelled."""
     llm, gate = kind(), a_gate(0.9)[0]
-    inner = RetrieverQueryEngine.from_args(FixedRetriever([]), llm=llm)
-    memory = ChatMemoryBuffer.from_defaults(token_limit=1000)
+    inner: Any = RetrieverQueryEngine.from_args(FixedRetriever([]), llm=llm)
+    memory = ChatMemoryBuffer(token_limit=1000)
     chat_engine = ContextChatEngine.from_defaults(FixedRetriever([]), llm=llm, memory=memory)
     for guard in (
         lambda: GuardedQueryEngine(inner, gate, mode="parallel"),

@@ -147,7 +147,7 @@ def test_a_guard_around_it_is_refused(guard: Any) -> None:
     """It would raise inside, where its user expects a message."""
     gate, writer = a_gate(0.05), CountingLLM()
     posts: list[BaseNodePostprocessor] = [GuardPostprocessor(gate)]
-    memory = ChatMemoryBuffer.from_defaults(token_limit=1000)
+    memory = ChatMemoryBuffer(token_limit=1000)
     inner: Any = an_engine(writer, node_postprocessors=posts)
     if guard is GuardedChatEngine:
         inner = ContextChatEngine.from_defaults(
