@@ -149,6 +149,7 @@ class Draw:
             confidence=CONFIDENCE,
             on_unmeasured=self.world.on_unmeasured,
             pilot=None if pilot is None else pilot.scores,
+            pilot_sufficient=None if pilot is None else pilot.labels,
         )
 
 

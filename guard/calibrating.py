@@ -13,12 +13,14 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from guard._require import require_number
+from guard._extras import require_extra
+from guard._require import require_number, require_one_of
+from guard.calibration import KINDS
 from guard.certificate import Certified, NotCertifiable
-from guard.certification import Score, certify
+from guard.certification import Score, certify, require_rate
 from guard.decision import Reason
-from guard.errors import UNMEASURED_KINDS, ConfigError
-from guard.fitting import Fitted, fit
+from guard.errors import UNMEASURED_KINDS, ConfigError, UnmeasuredKind
+from guard.fitting import LEAST_ROWS, Fitted, fit
 from guard.judgement import Judgement
 from guard.policy import Policy
 from guard.profile import Probability, Profile
@@ -82,7 +84,7 @@ def calibrate(
         ConfigError: an unlabelled row, judgements of several judges, too few rows to fit or to
             certify on, a number out of range; or scikit-learn or scipy is not installed.
     """
-    require_number("fit_share", fit_share, 0.01, 0.99)
+    require_settings(max_leak, max_false_refusal, confidence, kind, fit_share)
     fingerprint = _one_judge(judgements)
     fitting, certifying = _parts(judgements, certifiable, fit_share, seed)
     draft = _draft(judgements, fingerprint, data_version)
@@ -98,6 +100,7 @@ def calibrate(
         groups=[each.group for each in certifying],
         on_unmeasured=[_route(policy, each) for each in certifying],
         pilot=[_score(draft, each) for each in fitting],
+        pilot_sufficient=[bool(each.sufficient) for each in fitting],
         seed=seed,
     )
     profile = None
@@ -116,6 +119,34 @@ def calibrate(
         certified_rows=len({each.group for each in certifying}),
         unmeasured=sum(score is None for score in scores),
     )
+
+
+def require_settings(
+    max_leak: float, max_false_refusal: float, confidence: float, kind: str, fit_share: float
+) -> None:
+    """Raises the `ConfigError` that `calibrate` would, before a judge has been paid for."""
+    require_rate("max_leak", max_leak)
+    require_rate("max_false_refusal", max_false_refusal)
+    require_rate("confidence", confidence)
+    require_one_of("kind", kind, ("auto", *KINDS))
+    require_number("fit_share", fit_share, 0.01, 0.99)
+    for module in ("sklearn", "scipy"):
+        require_extra(module, "calibrate")
+
+
+def require_labels(sufficient: Collection[bool]) -> None:
+    """Raises `ConfigError` where so few rows, or of one label alone, can calibrate nothing."""
+    if len(sufficient) < LEAST_ROWS:
+        raise ConfigError(
+            f"{len(sufficient)} rows are too few to calibrate on; {LEAST_ROWS} is the least.",
+            hint="Label more rows: a few hundred are worth it.",
+        )
+    if len(set(sufficient)) < 2:
+        label = "sufficient" if True in sufficient else "insufficient"
+        raise ConfigError(
+            f"All {len(sufficient)} rows are {label}.",
+            hint="Label rows of both kinds: what tells them apart is what is calibrated.",
+        )
 
 
 def _one_judge(judgements: Sequence[Judgement]) -> str:
@@ -202,6 +233,8 @@ def _route(policy: Policy, judgement: Judgement) -> str:
     """Where a row goes that has no score; of the others nothing is asked."""
     if judgement.reason == Reason.NO_CONTEXTS:
         return "refuse"
-    kind = next((one for one in UNMEASURED_KINDS if one == judgement.reason), None)
+    kind: UnmeasuredKind | None = next(
+        (one for one in UNMEASURED_KINDS if one == judgement.reason), None
+    )
     route = policy.route_stale() if kind is None else policy.route_unmeasured(kind)
     return "raise" if route is None else route.value

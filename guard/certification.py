@@ -54,6 +54,7 @@ _BEYOND = {"answer": (2.0, 2.0), "refuse": (-1.0, -1.0)}
 _ROUTES = ("answer", "clarify", "refuse", "raise")
 _NONE_WOULD = "No number of rows would do: the rate itself is above the bound"
 _LIKELY = 0.8  # Probability with which `needed_n` rows would do.
+_ALIKE = 0.01  # Of probabilities to pass; closer ones are not told apart.
 _MOST_ROWS = 1_000_000
 _TRIED = 64  # Numbers of rows, around what the normal approximation says.
 
@@ -68,6 +69,7 @@ def certify(
     groups: Sequence[Hashable] | None = None,
     on_unmeasured: str | Sequence[str] = "refuse",
     pilot: Sequence[Score] | Floats | None = None,
+    pilot_sufficient: Sequence[bool] | Flags | None = None,
     seed: int = 0,
 ) -> Certified | NotCertifiable:
     """Two thresholds with a promise, or why there is none.
@@ -98,6 +100,7 @@ def certify(
             then holds for the mean risk at the scores seen (Hoeffding 1956: a sum of unequal
             chances is no likelier to be small than a binomial one); with ``pilot`` it is exact for
             the population too.
+        pilot_sufficient: the pilot's labels, if it has any.
         seed: chooses the row of a group. Do not try several.
 
     Returns:
@@ -110,14 +113,16 @@ def certify(
     """
     rates = {"max_leak": max_leak, "max_false_refusal": max_false_refusal}
     for name, value in {**rates, "confidence": confidence}.items():
-        _require_inside(name, value)
+        require_rate(name, value)
     require_number("seed", seed, 0, 2**32 - 1, whole=True)
     rows = _Rows.of(scores, sufficient, on_unmeasured)
     names = range(len(rows.sufficient)) if groups is None else _names(groups, rows)
     chosen = _one_a_group(names, seed)
     search = _Search(rows.take(chosen), confidence, max_leak, max_false_refusal)
-    beginning = search.rows if pilot is None else _Rows.of(pilot, None, "clarify")
-    return search.result(beginning)
+    if pilot is None:
+        return search.result(search.rows, None)
+    beginning = _Rows.of(pilot, pilot_sufficient, "clarify")
+    return search.result(beginning, None if pilot_sufficient is None else beginning.sufficient)
 
 
 # ── Rows ─────────────────────────────────────────────────────────────────────────────────────────
@@ -178,7 +183,7 @@ def _labels(given: Sequence[bool] | Flags, n: int) -> Flags:
     if len(given) != n:
         why = f"There are {n} scores, but {len(given)} of `sufficient`."
         raise ConfigError(why, hint="Pass one a row, in the same order.")
-    for place, label in enumerate(given):
+    for place, label in enumerate(cast("Sequence[object]", given)):
         if not isinstance(label, _LABELS):
             why = f"sufficient[{place}] is {label!r:.40}; it must be True or False."
             raise ConfigError(why, hint="Leave out rows that are not labelled.")
@@ -194,13 +199,17 @@ def _bounds(scores: Sequence[Score]) -> Floats:
 def _pair(place: int, score: object) -> tuple[float, float]:
     if score is None:
         return _NOTHING
-    pair = cast("tuple[object, ...]", score) if isinstance(score, tuple) else (score, score)
+    pair = _low_and_high(score)
     if len(pair) == 2:
         low, high = map(_probability, pair)
         # A NaN of the caller's own must not pass for "not measured".
         if low is not None and high is not None and low <= high:
             return low, high
     raise _no_score(place, score)
+
+
+def _low_and_high(score: object) -> tuple[object, ...]:
+    return cast("tuple[object, ...]", score) if isinstance(score, tuple) else (score, score)
 
 
 def _probability(value: object) -> float | None:
@@ -284,9 +293,9 @@ class _Search:
         """The error that each of the two may make."""
         return (1 - self.confidence) / 2
 
-    def result(self, beginning: _Rows) -> Certified | NotCertifiable:
+    def result(self, pilot: _Rows, labels: Flags | None) -> Certified | NotCertifiable:
         """The best that can be promised."""
-        first = self._first(beginning)
+        first = self._first(pilot, labels)
         answer, refuse = self._answer_at(first), self._refuse_below()
         if answer is None or refuse is None:
             return _why_not(self, first, answer is None, refuse is None)
@@ -345,16 +354,25 @@ class _Search:
             found = place
         if found is None or not self.answers_some[found]:
             return None
-        return found
+        # Of those that passed and answer the same rows, the highest: it promises no less.
+        same = shares[found : first + 1] == shares[found]
+        return found + int(np.flatnonzero(same)[-1])
 
-    def _first(self, beginning: _Rows) -> int:
-        """The candidate that would be likeliest to pass, if scores were calibrated."""
-        counts = beginning.answered(beginning.measured)
-        low = np.sort(beginning.low[beginning.measured])[::-1]
-        believed = np.concatenate([[0.0], np.cumsum(1 - low)])[counts]
-        risk = (believed + 0.5) / (counts + 1)
-        here = np.rint(counts * (len(self.rows.low) / len(beginning.low))).astype(int)
-        return int(np.argmax(_power(here, risk, self.max_leak, self.level)))
+    def _first(self, pilot: _Rows, labels: Flags | None) -> int:
+        """The candidate that is likeliest to pass; of many that nearly are, the middle one.
+
+        What a pilot has seen and what its scores say count alike: neither is much on few rows.
+        """
+        counts = pilot.answered(pilot.measured)
+        low = np.sort(pilot.low[pilot.measured])[::-1]
+        leaks = np.concatenate([[0.0], np.cumsum(1 - low)])[counts]
+        if labels is not None:
+            leaks = (leaks + pilot.answered(pilot.measured & ~labels)) / 2
+        risk = (leaks + 0.5) / (counts + 1)
+        here = np.rint(counts * (len(self.rows.low) / len(pilot.low))).astype(int)
+        chances = _power(here, risk, self.max_leak, self.level)
+        likely = np.flatnonzero(chances >= chances.max() - _ALIKE)
+        return int(likely[len(likely) // 2])
 
     def _refuse_below(self) -> int | None:
         """Up from the lowest candidate, as far as each one passes; refused sets are nested."""
@@ -364,7 +382,9 @@ class _Search:
         count = len(GRID) if passes.all() else int(np.argmin(passes))
         if count == 0 or not self.refuses_some[count - 1]:
             return None
-        return count - 1
+        # Of those that passed and refuse the same rows, the lowest.
+        refused = self.rows.refused(self.rows.all)
+        return int(np.argmax(refused[:count] == refused[count - 1]))
 
 
 def _binomial() -> Any:
@@ -417,6 +437,8 @@ def _why_leak(search: _Search, first: int) -> tuple[str, int | None]:
             "shown, and no other candidate may be tried on the same rows. The scores are not "
             "calibrated on them: fit a calibrator to other rows, and pass those as the pilot."
         )
+        there = np.column_stack([events, rows])[[first]]
+        needed = _needed(there, len(search.rows.sufficient), search.max_leak, search.level)
     return reason, needed
 
 
@@ -494,7 +516,8 @@ def _needed(seen: Counts, n: int, most: float, level: float) -> int | None:
     return int(tried[int(np.argmax(enough))]) if enough.any() else None
 
 
-def _require_inside(name: str, value: object) -> None:
+def require_rate(name: str, value: object) -> None:
+    """Raises `ConfigError` unless ``value`` is a number inside (0, 1)."""
     require_number(name, value, 0, 1)
     if value in (0, 1):
         raise ConfigError(

@@ -182,8 +182,8 @@ def test_the_record_is_the_decisions(run: RunCli, monkeypatch: pytest.MonkeyPatc
     decisions = list[dict[str, object]]()
     check = Gate.check
 
-    def spy(self: Gate, *args: Any) -> Any:
-        decision = check(self, *args)
+    def spy(self: Gate, *args: Any, **kwargs: Any) -> Any:
+        decision = check(self, *args, **kwargs)
         decisions.append(decision.to_dict())
         return decision
 
@@ -679,3 +679,19 @@ def test_help_imports_nothing_heavy() -> None:
         "print(sorted(heavy & {*sys.modules}))"
     )
     assert process(code=code).stdout.splitlines()[-1] == b"[]"
+
+
+def test_a_line_may_name_its_language_and_history(
+    run: RunCli, scripted: Callable[..., ScriptedJudge]
+) -> None:
+    """A profile is for its languages, so a query must be able to say its own."""
+    judge = scripted(0.1)
+    line: dict[str, Any] = {"question": "Wann?", "contexts": ["1932."], "lang": "de"}
+    line["history"] = [["user", "Hallo."]]
+    assert run("check", "--judge", "openai:m", "-c", "-", stdin=json.dumps(line)).code == 4
+    [query] = judge.queries
+    assert (query.lang, query.history) == ("de", (("user", "Hallo."),))
+    for wrong, told in (({"lang": 3}, "`lang` is not text"), ({"history": ["Hi."]}, "history[0]")):
+        text = json.dumps({**line, **wrong})
+        failed = run("check", "--judge", "openai:m", "-c", "-", stdin=text)
+        assert failed.code == 2 and told in failed.err

@@ -1,16 +1,18 @@
 """Documentation cannot lie: its code runs, its commands run, its links lead somewhere."""
 
 import os
+import random
 import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Generator, Iterator
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
-from providers import PROVIDERS
+from providers import PROVIDERS, Imitation
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 from wire import WireServer
@@ -22,6 +24,8 @@ pytestmark = pytest.mark.local
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("guard/data/guide/*.md")])
+OURS = ("rag-guard ", "python examples/", "printf ")
+MARK = re.compile(r"\b[0-9a-f]{16}\b")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -37,16 +41,38 @@ def blocks(language: str, page: Path) -> Iterator[str]:
             yield found[2]
 
 
+class Unsure(Imitation):
+    """Where passages are several, it is surer of some than of others, and wrong about a few."""
+
+    def belief(self, prompt: str) -> float:
+        """The log-odds of sufficient; the same texts between delimiters give the same."""
+        sure = super().belief(prompt)
+        if "passage 3 begins" not in prompt:
+            return sure
+        return sure + random.Random(MARK.sub("", prompt)).gauss(0, 2.4)
+
+
+def endpoint() -> Imitation:
+    """What answers readers."""
+    model = PROVIDERS["llama-cpp"]
+    values: dict[str, Any] = {
+        each.name: getattr(model, each.name) for each in fields(model) if each.init
+    }
+    values["model"] = "MODEL"
+    return Unsure(**values)
+
+
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[Path]:
-    """Where a reader stands: an endpoint, a key, and the guard.toml of the README."""
-    endpoint = WireServer(replace(PROVIDERS["llama-cpp"], model="MODEL"))
-    monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
+    """Where a reader stands: an endpoint, a key, the examples, and the guard.toml of the README."""
+    server = WireServer(endpoint())
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-reader-0123456789")
     (tmp_path / "guard.toml").write_text("".join(blocks("toml", ROOT / "README.md")), "utf-8")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    endpoint.close()
+    server.close()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -64,17 +90,53 @@ def test_python_blocks_run(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_commands_run(page: Path, reader: Path) -> None:
-    """Every `rag-guard` command of a page works; every script that it names exists."""
-    for block in blocks("sh", page):
-        for command in block.replace("\\\n", " ").splitlines():
-            if command.startswith("rag-guard "):
-                bin_folder = str(Path(sys.executable).parent)
-                path = os.pathsep.join([bin_folder, os.environ["PATH"]])
-                subprocess.run(
-                    command, shell=True, cwd=reader, env={**os.environ, "PATH": path}, check=True
-                )
-            for script in re.findall(r"\bscripts/[\w.]+", command):
-                assert (ROOT / script).exists(), script
+    """Every command of a page works, or ends with the exit code that the page says.
+
+    A `toml` block that begins with its file's name is written to that file; what a `text` block
+    shows, the commands of the block before it print.
+    """
+    printed = ""
+    for found in BLOCK.finditer(page.read_text("utf-8")):
+        language, text = found.groups()
+        if language == "sh":
+            printed = "".join(run(command, reader) for command in commands(text))
+        elif language == "toml" and (file := re.match(r"# ([\w-]+\.toml)\n", text)):
+            (reader / file[1]).write_text(text, "utf-8")
+        elif language == "text":
+            # A line of `…` stands for lines left out; tables are as wide as the terminal.
+            shown = [words(line) for line in text.splitlines() if line.strip() not in ("", "…")]
+            assert [line for line in shown if line not in words(printed)] == [], printed
+
+
+def commands(block: str) -> list[str]:
+    """The lines of a block; one that goes on after a backslash is one."""
+    return block.replace("\\\n", " ").splitlines()
+
+
+def run(command: str, folder: Path) -> str:
+    """What a command prints, if it is one of ours; its scripts must exist."""
+    for script in re.findall(r"\bscripts/[\w.]+", command):
+        assert (ROOT / script).exists(), script
+    if not command.startswith(OURS):
+        return ""
+    code = re.search(r"# exit code (\d+)$", command)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    ended = subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        env={**os.environ, "PATH": path, "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    assert ended.returncode == (int(code[1]) if code else 0), (command, ended.stdout)
+    return ended.stdout
+
+
+def words(text: str) -> str:
+    """A text with single spaces, for comparing."""
+    return " ".join(text.split())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

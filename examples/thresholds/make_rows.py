@@ -1,4 +1,4 @@
-"""Prints 1,200 labelled questions about 600 made-up buildings, as JSON lines; always the same ones.
+"""Prints 1,200 labelled questions about 1,000 made-up buildings; always the same, as JSON lines.
 
     python examples/thresholds/make_rows.py > rows.jsonl
     python examples/thresholds/make_rows.py --unlabelled > questions.jsonl
@@ -14,12 +14,15 @@ import random
 from dataclasses import dataclass
 
 SEED = 1932
-FIRST = "Alder Birch Cedar Dover Elm Fenton Garth Hollow Ivy Juniper Kestrel Linden".split()
+FIRST = (
+    "Alder Birch Cedar Dover Elm Fenton Garth Hollow Ivy Juniper "
+    "Kestrel Linden Maple North Otter Pine Quarry Rowan Silver Thorn"
+).split()
 SECOND = "brook croft dale field ford gate ham holt mere moor".split()
 KINDS = "bridge library lighthouse museum station".split()
 ASKED_AT = 0.5
 """Share of questions whose answer stands in the passages."""
-IN_OTHER_WORDS, ONLY_THE_WORDS = 0.04, 0.012
+IN_OTHER_WORDS, ONLY_THE_WORDS = 0.04, 0.005
 """Shares of the sufficient rows, and of the insufficient ones, that words alone get wrong."""
 
 
@@ -94,7 +97,7 @@ FILLERS = (
 
 
 def rows() -> list[dict[str, object]]:
-    """All rows, two on each building; a building is a group."""
+    """All rows, two on each bridge, one on each other building; a building is a group."""
     dice = random.Random(SEED)
     names = [f"{a}{b} {kind}" for a in FIRST for b in SECOND for kind in KINDS]
     made = [row for name in names for row in _about(name, dice)]
@@ -103,8 +106,8 @@ def rows() -> list[dict[str, object]]:
 
 
 def _about(name: str, dice: random.Random) -> list[dict[str, object]]:
-    """Two questions about one building, each with what a retriever found for it."""
-    *asked, beside, other = dice.sample(FACTS, 4)
+    """The questions about one building, each with what a retriever found for it."""
+    *asked, beside, other = dice.sample(FACTS, 4 if name.endswith("bridge") else 3)
     return [_row(name, number, fact, (beside, other), dice) for number, fact in enumerate(asked)]
 
 

@@ -11,6 +11,7 @@ from guard import judges
 from guard.cli.options import ApiKeyEnv, ApiVersion, BaseUrl, Config, DeploymentName, ModelFamily
 from guard.cli.surveying import default_path, surveyed
 from guard.cli.text import one_line, plain
+from guard.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,7 +101,7 @@ def calibrate(
     The exit code is 0; 6 if nothing can be certified, and then no file is written; 130 after
     Ctrl-C; 2 for misuse.
     """
-    from guard.calibrating import calibrate as calibration_of
+    from guard import calibrating
     from guard.config import load_gate
     from guard.dataset import read
 
@@ -113,22 +114,27 @@ def calibrate(
     }
     given = {key: value for key, value in options.items() if value is not None}
     dataset = read(data)
+    # Whatever can be wrong is said before the judge is asked, which takes time and money.
+    calibrating.require_settings(max_leak, max_false_refusal, confidence, kind, fit_share)
+    calibrating.require_labels([bool(row.sufficient) for row in dataset.rows])
+    _require_writable(output)
     # Without the profile of the deployment: the one that is to be written anew.
     gate = load_gate(config, deployment=deployment, options=given, profiles=False)
     path = verdicts or default_path(data, gate.judge.fingerprint)
-    judgements = surveyed(gate, dataset, path, workers=workers, retry_unmeasured=retry_unmeasured)
-    found = calibration_of(
-        judgements,
-        gate.policy,
-        max_leak=max_leak,
-        max_false_refusal=max_false_refusal,
-        confidence=confidence,
-        kind=kind,
-        fit_share=fit_share,
-        certifiable=_random_rows(dataset),
-        data_version=dataset.version,
-        seed=seed,
-    )
+    survey = surveyed(gate, dataset, path, workers=workers, retry_unmeasured=retry_unmeasured)
+    with survey as judgements:
+        found = calibrating.calibrate(
+            judgements,
+            gate.policy,
+            max_leak=max_leak,
+            max_false_refusal=max_false_refusal,
+            confidence=confidence,
+            kind=kind,
+            fit_share=fit_share,
+            certifiable=_random_rows(dataset),
+            data_version=dataset.version,
+            seed=seed,
+        )
     if found.profile is not None:
         found.profile.save(output)
     if as_json:
@@ -137,6 +143,12 @@ def calibrate(
         _show(found, judgements, gate.policy, path, output)
     if found.profile is None:
         raise typer.Exit(BAR_NOT_MET)
+
+
+def _require_writable(output: Path) -> None:
+    if output.is_dir() or not output.parent.is_dir():
+        what = "is a folder" if output.is_dir() else "is in no folder that exists"
+        raise ConfigError(f"--output: {str(output)!r} {what}.", hint="Name a file to write.")
 
 
 def _random_rows(dataset: "Dataset") -> set[str] | None:
@@ -195,14 +207,10 @@ def _show(
         console.print(plain(found.outcome.reason))
         if found.outcome.needed_n is not None:
             console.print(
-                f"{found.certified_rows} were certified on; with {1 - _fit_share(found):.0%} of "
-                "the rows for that, label accordingly more: rag-guard label."
+                f"{found.certified_rows} rows, one a group, were there to certify on; the "
+                "calibrator takes its share besides (--fit-share). Label more: rag-guard label."
             )
     console.print(plain(f"The verdicts are kept in {path}."), soft_wrap=True)
-
-
-def _fit_share(found: "Calibration") -> float:
-    return found.fit_rows / max(1, found.fit_rows + found.certified_rows)
 
 
 def _about_fit(found: "Calibration") -> Iterator[str]:

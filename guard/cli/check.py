@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -142,7 +142,7 @@ def check(
 def decide(gate: Gate, query: Query) -> Decision:
     """One query's decision; undecided (route ``None``) where the policy is to raise."""
     try:
-        return gate.check(query.question, query.contexts)
+        return gate.check(query.question, query.contexts, history=query.history, lang=query.lang)
     except JudgeError as error:
         if isinstance(error.decision, Decision):
             return error.decision
@@ -212,9 +212,31 @@ def _query(place: str, value: object) -> Query:
         for number, context in enumerate(as_list(query.get("contexts")))
     ]
     try:
-        return Query.of(question, passages)
+        return Query.of(
+            question, passages, history=_history(place, query), lang=_lang(place, query)
+        )
     except ConfigError as error:
         raise ConfigError(f"{place}: {error.message}", hint=error.hint) from error
+
+
+def _lang(place: str, query: Mapping[str, object]) -> str | None:
+    value = query.get("lang")
+    if value is None or isinstance(value, str):
+        return value
+    raise ConfigError(f"{place}: `lang` is not text.", hint='Write a BCP 47 tag, e.g. "de".')
+
+
+def _history(place: str, query: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Earlier turns, each a pair of role and text."""
+    turns = list[tuple[str, str]]()
+    for number, turn in enumerate(as_list(query.get("history"))):
+        match list(as_list(turn)):
+            case [str() as role, str() as text]:
+                turns.append((role, text))
+            case _:
+                why = f"{place}, history[{number}]: not a pair of texts."
+                raise ConfigError(why, hint='Write ["user", "Hello."] for each turn.')
+    return turns
 
 
 def _passages(file: str) -> list[str]:
@@ -329,7 +351,7 @@ def _rows(decision: Decision, console: "Console") -> Iterator[tuple[str, "Render
     if decision.currency is not None:
         yield "price", "unknown" if decision.cost is None else plain(_money(decision))
     if decision.profile is not None:
-        yield "profile", plain(_promise(decision.profile, stale=_is_stale(decision)))
+        yield "profile", plain(_promise(decision.profile, decision))
     yield "reason", plain(f"{decision.reason.value}: {decision.detail}")
     for one in decision.tried:
         yield "left", plain(f"{one.model or one.fingerprint} ({one.kind}): {one.detail}")
@@ -349,11 +371,13 @@ def _is_stale(decision: Decision) -> bool:
     return decision.reason is Reason.STALE_PROFILE
 
 
-def _promise(profile: Profile, *, stale: bool) -> str:
+def _promise(profile: Profile, decision: Decision) -> str:
     """Which profile it is, and what holds of its thresholds."""
     name, promised = profile.name or "unnamed", profile.certificate
-    if stale:
+    if _is_stale(decision):
         return f"{name}: stale, nothing of it was applied"
+    if not decision.measured:
+        return f"{name}: not applied, there is no verdict"
     if promised is None:
         return f"{name}: nothing is promised of its thresholds"
     leak, refusal = promised.leak.most * 100, promised.false_refusal.most * 100

@@ -1,10 +1,7 @@
 """``rag-guard eval``: how well a judge and its thresholds do on labelled rows, and a bar for CI."""
 
-import hashlib
 import json
-import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,13 +22,13 @@ from guard.cli.options import (
     ProfileFile,
     RefuseBelow,
 )
+from guard.cli.surveying import default_path, surveyed
 from guard.cli.text import one_line, plain
 from guard.errors import ConfigError
 from guard.judge import Profiled
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
     from rich.table import Table
     from rich.text import Text
 
@@ -40,7 +37,7 @@ if TYPE_CHECKING:
     from guard.gate import Gate
     from guard.judgement import Judgement
 
-NOTHING_MEASURED, BAR_NOT_MET, STOPPED = 5, 6, 130
+NOTHING_MEASURED, BAR_NOT_MET = 5, 6
 """Exit codes."""
 
 _SHARES = {
@@ -164,13 +161,8 @@ def evaluate_files(
     barred = max_leak is not None or max_false_refusal is not None
     gate, left_aside = _gate(config, deployment, given, as_deployed=barred or profile is not None)
     path = verdicts or default_path(data, gate.judge.fingerprint)
-    progress = _Progress(len(dataset.rows))
-    with _stoppable(progress, path):
-        try:
-            with progress.shown():
-                judgements = _survey(gate, dataset, path, workers, progress, retry_unmeasured)
-        finally:
-            judges.close(gate.judge)
+    survey = surveyed(gate, dataset, path, workers=workers, retry_unmeasured=retry_unmeasured)
+    with survey as judgements:
         evaluation = _evaluate(gate, judgements, seed, resamples)
     missed = _missed(evaluation, max_leak, max_false_refusal)
     if as_json:
@@ -186,13 +178,6 @@ def evaluate_files(
     else:
         _show(evaluation, judgements, path)
     _end(evaluation, missed, barred=barred)
-
-
-def default_path(data: Sequence[str], fingerprint: str) -> Path:
-    """Where verdicts are kept unless told: in this folder, by the data's name and the judge."""
-    more = f"+{len(data) - 1}" if len(data) > 1 else ""
-    judge = hashlib.sha256(fingerprint.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return Path(f"{Path(data[0]).stem}{more}-{judge}.verdicts.jsonl")
 
 
 # ── Work ─────────────────────────────────────────────────────────────────────────────────────────
@@ -240,86 +225,6 @@ def _require_fresh(gate: "Gate") -> None:
     except ConfigError:
         judges.close(judge)
         raise
-
-
-class _Progress:
-    """How far a survey is; shown on a terminal, elsewhere only known.
-
-    Attributes:
-        done: rows that need not be asked again.
-        total: rows.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.done, self.total = 0, total
-        self._bar: Progress | None = None
-        self._start: tuple[int, float] | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        self.done, self.total = done, total
-        if self._start is None:
-            # What an earlier run measured says nothing about how fast this one is.
-            self._start = done, time.perf_counter()
-        if self._bar is not None:
-            self._update(self._bar, self._start)
-
-    def _update(self, bar: "Progress", start: tuple[int, float]) -> None:
-        if not bar.task_ids:
-            bar.add_task("rows", total=self.total, completed=self.done, rate="")
-            return
-        rate = (self.done - start[0]) / max(time.perf_counter() - start[1], 1e-9)
-        bar.update(bar.task_ids[0], completed=self.done, rate=f"{rate:.1f}/s")
-
-    @contextmanager
-    def shown(self) -> Generator[None]:
-        """Shows a bar on standard error, with rate and time left, if that is a terminal."""
-        from rich import progress as parts
-        from rich.console import Console
-
-        console = Console(stderr=True)
-        if not console.is_terminal:
-            yield
-            return
-        columns = (
-            parts.BarColumn(),
-            parts.MofNCompleteColumn(),
-            parts.TextColumn("{task.fields[rate]}"),
-            parts.TimeRemainingColumn(),
-        )
-        with parts.Progress(*columns, console=console, transient=True) as self._bar:
-            yield
-
-
-@contextmanager
-def _stoppable(progress: _Progress, path: Path) -> Generator[None]:
-    """After Ctrl-C it says how to go on, and ends."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = one_line(f"{progress.done} of {progress.total} rows are kept in {path}.")
-        typer.echo(f"rag-guard: stopped. {kept}", err=True)
-        typer.echo("Run the same command again to go on from there.", err=True)
-        raise typer.Exit(STOPPED) from None
-
-
-def _survey(
-    gate: "Gate",
-    dataset: "Dataset",
-    path: Path,
-    workers: int,
-    progress: _Progress,
-    retry_unmeasured: bool,
-) -> "list[Judgement]":
-    from guard.survey import survey
-
-    return survey(
-        gate,
-        dataset,
-        path=path,
-        workers=workers,
-        progress=progress,
-        retry_unmeasured=retry_unmeasured,
-    )
 
 
 def _evaluate(

@@ -1,4 +1,4 @@
-"""Surveying: what ``eval``, ``calibrate`` and ``label`` share: a judge asked about every row."""
+"""Surveying: what ``eval`` and ``calibrate`` share: a judge asked about every row."""
 
 import hashlib
 import time
@@ -30,6 +30,7 @@ def default_path(data: Sequence[str], fingerprint: str) -> Path:
     return Path(f"{Path(data[0]).stem}{more}-{judge}.verdicts.jsonl")
 
 
+@contextmanager
 def surveyed(
     gate: "Gate",
     dataset: "Dataset",
@@ -37,10 +38,10 @@ def surveyed(
     *,
     workers: int,
     retry_unmeasured: bool = False,
-) -> "list[Judgement]":
+) -> Generator["list[Judgement]"]:
     """Every row's judgement, with a progress bar; closes the judge.
 
-    Ctrl-C ends the command, which says how to go on.
+    Ctrl-C, then or while they are worked with, ends the command, which says how to go on.
     """
     from guard.survey import survey
 
@@ -48,7 +49,7 @@ def surveyed(
     with _stoppable(bar, path):
         try:
             with bar.shown():
-                return survey(
+                judgements = survey(
                     gate,
                     dataset,
                     path=path,
@@ -58,6 +59,7 @@ def surveyed(
                 )
         finally:
             judges.close(gate.judge)
+        yield judgements
 
 
 class _Bar:
