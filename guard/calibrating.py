@@ -25,6 +25,10 @@ from guard.judgement import Judgement
 from guard.policy import Policy
 from guard.profile import Probability, Profile
 from guard.thresholds import Thresholds
+from guard.verdict import Verdict
+
+LEAST_OF_A_LANGUAGE = 10
+"""Rows; a profile is not for languages of fewer."""
 
 FIT_SHARE = 0.3
 """Of the groups, for the calibrator: it has two numbers to find, the certificate has a promise."""
@@ -190,17 +194,34 @@ def _parts(
 def _draft(judgements: Sequence[Judgement], fingerprint: str, data_version: str | None) -> Profile:
     """The profile as it will be, but for calibrator, thresholds and promise."""
     verdicts = [each.verdict for each in judgements if each.verdict is not None]
-    served = {verdict.model for verdict in verdicts}
-    langs = {(each.lang or "").strip() for each in judgements}
     return Profile(
         Thresholds(1.0, 0.0),
         fingerprint,
         # An endpoint may list fewer tokens at times; what it does seldom is stale when deployed.
         signal=Counter(verdict.signal for verdict in verdicts).most_common(1)[0][0],
-        model=served.pop() if len(served) == 1 else None,
-        # Where one row does not say its language, the others' do not bound it.
-        languages=() if "" in langs else tuple(sorted(langs)),
+        model=_one_model(verdicts),
+        languages=_languages(judgements),
         data_version=data_version,
+    )
+
+
+def _one_model(verdicts: Sequence[Verdict]) -> str | None:
+    """The model that served them, by its own word; some replies may not say it."""
+    served = sorted({verdict.model for verdict in verdicts if verdict.model is not None})
+    if len(served) > 1:
+        raise ConfigError(
+            f"The verdicts are of {len(served)} served models, e.g. {served[0]!r:.60} and "
+            f"{served[1]!r:.60}.",
+            hint="A profile is for one: name a fixed version of the model, and ask it anew.",
+        )
+    return served[0] if served else None
+
+
+def _languages(judgements: Sequence[Judgement]) -> tuple[str, ...]:
+    """Those of at least so many rows that they may count as calibrated."""
+    counts = Counter((each.lang or "").strip() for each in judgements)
+    return tuple(
+        sorted(lang for lang, rows in counts.items() if lang and rows >= LEAST_OF_A_LANGUAGE)
     )
 
 

@@ -25,7 +25,8 @@ class Certificate:
     """The promise of a pair of thresholds.
 
     With ``confidence`` in the draw of the rows it was made from, both rates hold together for new
-    queries drawn as those rows were, judged and routed as they were.
+    queries drawn as those rows were, a random one of a random group, judged and routed as they
+    were. Where large groups are worse than small ones, the share of all queries is another.
 
     Attributes:
         leak: P(insufficient | answered).

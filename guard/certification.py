@@ -1,6 +1,7 @@
 """Certification: two thresholds whose leaks and false refusals are bounded, both at once.
 
-The promise is about new queries drawn as the rows were, routed by the deployed rule: with the given
+The promise is about new queries drawn as the rows were, a random one of a random group, routed by
+the deployed rule: with the given
 confidence, P(insufficient | answered) and P(refused | sufficient) both stay at or below what was
 asked for.
 
@@ -354,9 +355,9 @@ class _Search:
             found = place
         if found is None or not self.answers_some[found]:
             return None
-        # Of those that passed and answer the same rows, the highest: it promises no less.
-        same = shares[found : first + 1] == shares[found]
-        return found + int(np.flatnonzero(same)[-1])
+        # Of those that passed and answer the same rows, the middle one: scores drift either way.
+        alike = np.flatnonzero(shares[found : first + 1] == shares[found])
+        return found + int(alike[len(alike) // 2])
 
     def _first(self, pilot: _Rows, labels: Flags | None) -> int:
         """The candidate that is likeliest to pass; of many that nearly are, the middle one.
@@ -382,9 +383,10 @@ class _Search:
         count = len(GRID) if passes.all() else int(np.argmin(passes))
         if count == 0 or not self.refuses_some[count - 1]:
             return None
-        # Of those that passed and refuse the same rows, the lowest.
+        # Of those that passed and refuse the same rows, the middle one.
         refused = self.rows.refused(self.rows.all)
-        return int(np.argmax(refused[:count] == refused[count - 1]))
+        alike = np.flatnonzero(refused[:count] == refused[count - 1])
+        return int(alike[len(alike) // 2])
 
 
 def _binomial() -> Any:

@@ -3,13 +3,18 @@
 Labels are rows as `guard.dataset` reads them, with ``sampling``, ``annotator`` and ``labelled_at``
 (ISO 8601, UTC) besides. A row that a person skipped has no label, so it is no row of the data set:
 skips stand in a file next to it, ``labels.skipped.jsonl`` for ``labels.jsonl``, by id alone.
+
+People may write one file at once: each change reads it again and writes it under a lock on it.
+There is none on Windows and on file systems without locks: there, one file is for one person at a
+time.
 """
 
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +23,9 @@ from guard._json import as_map, as_text
 from guard.dataset import Row
 from guard.errors import ConfigError
 from guard.labelling import Pick
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +64,12 @@ class LabelFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.skips = path.with_name(f"{path.stem}.skipped{path.suffix}")
-        for each in (self.path, self.skips):
-            _mend(each)
-            _entries(each)
+        self.entries()
 
     def entries(self, annotator: str | None = None) -> list[Entry]:
         """What was said, skips included, oldest first; by one annotator if named."""
-        found = [*_entries(self.path), *_entries(self.skips)]
-        if annotator is not None:
-            found = [entry for entry in found if entry.annotator == annotator]
-        return sorted(found, key=lambda entry: entry.labelled_at)
+        with self._held(os.O_RDONLY) as held:
+            return _oldest_first(held, annotator)
 
     def add(
         self, row: Row, sufficient: bool | None, picked: Pick, annotator: str, *, blind: bool = True
@@ -83,31 +87,49 @@ class LabelFile:
         if not blind:
             said["revised"] = "after the verdict was shown"
         if sufficient is None:
-            _append(self.skips, {"id": row.id, "skipped": True, **said})
+            _add(self.skips, {"id": row.id, "skipped": True, **said})
         else:
-            _append(self.path, {**_fields(row), "sufficient": sufficient, **said})
+            _add(self.path, {**_fields(row), "sufficient": sufficient, **said})
 
     def undo(self, annotator: str, ids: Collection[str]) -> str | None:
         """Takes back the annotator's last label or skip among ``ids``; says of which row."""
-        last = [entry for entry in self.entries(annotator) if entry.id in ids][-1:]
-        for entry in last:
-            path = self.skips if entry.sufficient is None else self.path
-            _rewrite(path, [each for each in _entries(path) if each != entry])
-            return entry.id
-        return None
+        with self._held(os.O_RDWR) as held:
+            last = [entry for entry in _oldest_first(held, annotator) if entry.id in ids][-1:]
+            for entry in last:
+                path = self.skips if entry.sufficient is None else self.path
+                _rewrite(path, [each for each in _entries(path) if each != entry])
+                return entry.id
+            return None
 
     def mark_random(self, annotator: str, ids: Collection[str]) -> None:
         """Marks the annotator's labels of rows that a larger draw has now picked at random.
 
         Left as they were, the random part would lack just the rows near the thresholds.
         """
-        entries = _entries(self.path)
-        marked = [
-            _as_random(each) if each.annotator == annotator and each.id in ids else each
-            for each in entries
-        ]
-        if marked != entries:
-            _rewrite(self.path, marked)
+        with self._held(os.O_RDWR) as held:
+            entries = _entries(self.path) if self.path in held else []
+            marked = [
+                _as_random(each) if each.annotator == annotator and each.id in ids else each
+                for each in entries
+            ]
+            if marked != entries:
+                _rewrite(self.path, marked)
+
+    @contextmanager
+    def _held(self, flags: int) -> Iterator[list[Path]]:
+        """Locks both files; gives those that are there, whole. One made since is not looked at."""
+        paths = self.path, self.skips
+        for path in paths:
+            _mend(path)
+        with ExitStack() as locks:
+            yield [path for path in paths if locks.enter_context(_locked(path, flags))]
+
+
+def _oldest_first(paths: Sequence[Path], annotator: str | None) -> list[Entry]:
+    found = [entry for path in paths for entry in _entries(path)]
+    if annotator is not None:
+        found = [entry for entry in found if entry.annotator == annotator]
+    return sorted(found, key=lambda entry: entry.labelled_at)
 
 
 def _as_random(entry: Entry) -> Entry:
@@ -171,7 +193,7 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.", hint=_HINT) from error
+        raise _not_opened(path, os.O_RDONLY, error) from error
     except UnicodeDecodeError as error:
         message = f"{path} is not UTF-8 (byte {error.start})."
         raise ConfigError(message, hint=_HINT) from None
@@ -179,9 +201,16 @@ def _read(path: Path) -> str:
 
 def _mend(path: Path) -> None:
     """Ends the last line, or drops it where it is half a label."""
-    whole, _, last = _read(path).rpartition("\n")
-    if not last:
+    if not _read(path).rpartition("\n")[2]:
         return
+    with _locked(path, os.O_RDWR):
+        # What seemed to be cut may have been somebody's label on its way.
+        whole, _, last = _read(path).rpartition("\n")
+        if last:
+            _end(path, whole, last)
+
+
+def _end(path: Path, whole: str, last: str) -> None:
     entries = [_entry(f"{path}, line {n}", each) for n, each in _lines(whole)]
     with suppress(ConfigError):
         entries.append(_entry(f"{path}, last line", last))
@@ -198,10 +227,77 @@ _START = '{"id": '
 
 def _is_half(line: str) -> bool:
     """Whether it is the start of a label, rather than a line of somebody else's file."""
-    return not line.endswith("}") and line[: len(_START)] == _START[: len(line)]
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return line[: len(_START)] == _START[: len(line)]
+    return False
+
+
+# ── Locking ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def _locked(path: Path, flags: int) -> Iterator[bool]:
+    """Keeps other writers out, and readers too unless it is only read; ``False`` = no such file."""
+    if sys.platform == "win32":  # There an open file could not be replaced either.
+        yield path.exists()
+        return
+    try:
+        file = _open_locked(path, flags)
+    except OSError as error:
+        raise _not_opened(path, flags, error) from error
+    try:
+        yield file is not None
+    finally:
+        if file is not None:
+            os.close(file)
+
+
+def _open_locked(path: Path, flags: int) -> int | None:
+    """The file under its lock, which ends when it is closed; ``None`` = there is no such file."""
+    while True:
+        try:
+            file = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            return None
+        try:
+            _lock(file, flags)
+            is_current = _is_current(file, path)
+        except BaseException:
+            os.close(file)
+            raise
+        if is_current:
+            return file
+        os.close(file)  # Another took its place while this waited.
+
+
+def _lock(file: int, flags: int) -> None:
+    if sys.platform != "win32":
+        with suppress(OSError):  # Some network file systems have no locks.
+            fcntl.flock(file, fcntl.LOCK_EX if flags & os.O_RDWR else fcntl.LOCK_SH)
+
+
+def _is_current(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _not_opened(path: Path, flags: int, error: OSError) -> ConfigError:
+    if flags & os.O_RDWR:
+        return _not_written(path, error)
+    return ConfigError(f"{path} cannot be read: {error.strerror}.", hint=_HINT)
 
 
 # ── Writing ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _add(path: Path, fields: Mapping[str, object]) -> None:
+    _mend(path)  # Else it would be written behind half a line that another's crash has left.
+    with _locked(path, os.O_RDWR | os.O_CREAT):
+        _append(path, fields)
 
 
 def _append(path: Path, fields: Mapping[str, object]) -> None:

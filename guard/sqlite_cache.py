@@ -4,10 +4,11 @@ import json
 import os
 import sqlite3
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from guard._json import as_map
 from guard._require import require_number
@@ -15,8 +16,12 @@ from guard.cache import MAX_ENTRIES
 from guard.errors import ConfigError
 from guard.verdict import Usage, Verdict
 
-# Seconds to wait for another process's lock: a miss costs one judgement, and waiting the deadline.
-_PATIENCE = 0.1
+T = TypeVar("T")
+
+# Seconds to wait for another's lock, and to leave the file alone after that was in vain: a miss
+# costs one judgement, and waiting costs the deadline.
+_PATIENCE, _REST = 0.1, 1.0
+_OPENING = 5.0  # Seconds in which the file must be there when the cache is made.
 
 
 class SqliteCache:
@@ -37,7 +42,7 @@ class SqliteCache:
         self.path, self._entries = Path(path), entries
         self._lock = threading.Lock()
         self._file: sqlite3.Connection | None = None
-        self._pid = 0
+        self._pid, self._rests_until = 0, 0.0
         try:
             self._open()
         except (OSError, sqlite3.Error) as error:
@@ -48,26 +53,27 @@ class SqliteCache:
 
     def get(self, key: str) -> Verdict | None:
         """The verdict kept under ``key``, or ``None``."""
-        with self._lock, suppress(sqlite3.Error, OSError):
-            row = self._open().execute("SELECT verdict FROM verdicts WHERE key = ?", (key,))
-            found = row.fetchone()
-            return None if found is None else _read(found[0])
-        return None
+
+        def found(file: sqlite3.Connection) -> Verdict | None:
+            rows = file.execute("SELECT verdict FROM verdicts WHERE key = ?", (key,))
+            row = rows.fetchone()
+            return None if row is None else _read(row[0])
+
+        return self._used(found)
 
     def put(self, key: str, verdict: Verdict) -> None:
         """Keeps a verdict."""
-        # A number of a kind that JSON does not know, as numpy has, is not worth failing for.
-        odd = (TypeError, ValueError)
-        with self._lock, suppress(sqlite3.Error, OSError, *odd), self._open() as file:
-            file.execute(
-                "INSERT INTO verdicts (key, verdict) VALUES (?, ?) "
-                "ON CONFLICT (key) DO UPDATE SET verdict = excluded.verdict",
-                (key, json.dumps(asdict(verdict))),
-            )
-            file.execute(
-                "DELETE FROM verdicts WHERE rowid <= (SELECT max(rowid) FROM verdicts) - ?",
-                (self._entries,),
-            )
+        try:
+            text = json.dumps(asdict(verdict))
+        except (TypeError, ValueError):
+            return  # A number of a kind that JSON does not know, as numpy has: not worth failing.
+
+        def kept(file: sqlite3.Connection) -> None:
+            with file:
+                file.execute(_KEEP, (key, text))
+                file.execute(_FORGET, (self._entries,))
+
+        self._used(kept)
 
     def close(self) -> None:
         """Closes the file; it is opened again at the next use."""
@@ -81,6 +87,20 @@ class SqliteCache:
         if getattr(self, "_file", None) is not None:
             self.close()
 
+    def _used(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """What ``work`` makes of the file; ``None`` where that fails or would take too long."""
+        if time.monotonic() < self._rests_until or not self._lock.acquire(timeout=_PATIENCE):
+            return None
+        try:
+            return work(self._open())
+        except sqlite3.OperationalError:  # Locked by others, most likely.
+            self._rests_until = time.monotonic() + _REST
+        except (sqlite3.Error, OSError):
+            pass
+        finally:
+            self._lock.release()
+        return None
+
     def _open(self) -> sqlite3.Connection:
         """The connection of this process: one must not be carried over a fork."""
         if self._file is None or self._pid != os.getpid():
@@ -88,11 +108,12 @@ class SqliteCache:
             _make_private(self.path)
             if self._file is not None:
                 _inherited.append(self._file)
-            self._file = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False)
+            self._file = sqlite3.connect(self.path, timeout=_OPENING, check_same_thread=False)
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._file.execute(_TABLE)
             self._file.commit()
+            self._file.execute(f"PRAGMA busy_timeout = {round(1000 * _PATIENCE)}")
             self._pid = os.getpid()
         return self._file
 
@@ -108,6 +129,11 @@ def _make_private(path: Path) -> None:
 # Connections from before a fork: closing one in the child would end the parent's locks.
 _inherited = list[sqlite3.Connection]()
 
+_KEEP = (
+    "INSERT INTO verdicts (key, verdict) VALUES (?, ?) "
+    "ON CONFLICT (key) DO UPDATE SET verdict = excluded.verdict"
+)
+_FORGET = "DELETE FROM verdicts WHERE rowid <= (SELECT max(rowid) FROM verdicts) - ?"
 _TABLE = "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, verdict TEXT NOT NULL)"
 
 

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -298,3 +299,21 @@ def test_what_json_cannot_say_is_not_kept(tmp_path: Path) -> None:
     cache = SqliteCache(tmp_path / "verdicts")
     cache.put("a", replace(VERDICT, p_true=Fraction(9, 10)))  # type: ignore[arg-type]
     assert cache.get("a") is None
+
+
+def test_a_locked_file_holds_up_nobody_for_long(tmp_path: Path) -> None:
+    """Neither one after the other: whoever waits in vain is the last for a while."""
+    path = tmp_path / "verdicts.db"
+    cache = SqliteCache(path)
+    other = sqlite3.connect(path)
+    other.execute("BEGIN IMMEDIATE")
+    started = time.monotonic()
+    threads = [threading.Thread(target=cache.put, args=(str(n), VERDICT)) for n in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - started < 2.0  # One after the other it would be 5.
+    other.rollback()
+    other.close()
+    cache.close()

@@ -264,6 +264,21 @@ def test_an_older_profile_is_left_where_nothing_can_be_certified(
     assert Path("bot.profile.json").read_text() == "older"
 
 
+@pytest.mark.parametrize("taken", ["rows", "verdicts"])
+def test_it_overwrites_neither_rows_nor_verdicts(
+    rag_guard: RunIt, data: Path, scripted: Callable[[Script], ScriptedJudge], taken: str
+) -> None:
+    """They were paid for, in somebody's hours or in money."""
+    scripted(knows)
+    verdicts = Path("kept.jsonl")
+    output = data if taken == "rows" else verdicts
+    before = data.read_bytes()
+    bounds = ("--max-leak", "0.1", "--max-false-refusal", "0.2")
+    done = rag_guard("calibrate", data, *bounds, "-o", output, "--verdicts", verdicts)
+    assert done.code == 2 and "which a profile would replace" in done.err
+    assert data.read_bytes() == before and not verdicts.exists()
+
+
 def test_it_says_how_many_rows_would_do(
     run: RunIt, tmp_path: Path, scripted: Callable[[Script], ScriptedJudge]
 ) -> None:

@@ -297,8 +297,14 @@ def test_the_model_is_written_down_if_there_was_one(judgements: list[Judgement])
         assert each.verdict is not None
         return replace(each, verdict=replace(each.verdict, model=f"m{len(each.group) % 2}"))
 
-    profile = calibrate(list(map(served_by, judgements)), Policy(), **BOUNDS).profile
-    assert profile is not None and profile.model is None
+    with pytest.raises(ConfigError, match="of 2 served models, e.g. 'm0' and 'm1'"):
+        calibrate(list(map(served_by, judgements)), Policy(), **BOUNDS)
+    # A reply without its model's name is none of another model.
+    first = judgements[0]
+    assert first.verdict is not None
+    unnamed = replace(first, verdict=replace(first.verdict, model=None))
+    profile = calibrate([unnamed, *judgements[1:]], Policy(), **BOUNDS).profile
+    assert profile is not None and profile.model == "scripted"
 
 
 @pytest.mark.parametrize(
@@ -306,12 +312,14 @@ def test_the_model_is_written_down_if_there_was_one(judgements: list[Judgement])
     [
         (["de", "en"], ("de", "en")),
         (["de"], ("de",)),
-        (["de", None], ()),
-        (["de", ""], ()),
-        (["de", " "], ()),
+        (["de", None], ("de",)),
+        (["de", ""], ("de",)),
+        (["de", " "], ("de",)),
+        ([None], ()),
+        (["de"] * 99 + ["fr"], ("de",)),  # Too few rows to count as calibrated.
     ],
 )
-def test_languages_are_written_down_if_every_row_has_one(
+def test_languages_are_written_down_if_enough_rows_have_them(
     judgements: list[Judgement], langs: list[str | None], expected: tuple[str, ...]
 ) -> None:
     said = [replace(each, lang=langs[at % len(langs)]) for at, each in enumerate(judgements)]

@@ -98,6 +98,16 @@ def chance(case: Case, answer_at: float) -> float:
     return tail(passing[-1], n, risk) if passing else 0.0
 
 
+def best_pair(case: Case, answer: int, first: int, refuse: int) -> tuple[float, float] | None:
+    """The middle of the candidates that passed and answer the same rows, if it refuses any."""
+    rows = leak(case, GRID[answer])[1]
+    alike = [one for one in range(answer, first + 1) if leak(case, GRID[one])[1] == rows]
+    pair = GRID[middle := alike[len(alike) // 2]], GRID[min(refuse, middle)]
+    measured = [row for row, one in enumerate(case.scores) if one is not None]
+    does = {route(case, row, *pair) for row in measured}
+    return pair if {"answer", "refuse"} <= does else None
+
+
 def anew(case: Case) -> set[tuple[float, float] | None]:
     """What the search may end with; several, where rounding decides between where it begins."""
     level = (1 - case.confidence) / 2
@@ -112,8 +122,6 @@ def anew(case: Case) -> set[tuple[float, float] | None]:
         while place >= 0 and tail(*leak(case, GRID[place]), case.max_leak) <= level:
             place -= 1
         answer = place + 1
-        while answer < first and leak(case, GRID[answer + 1])[1] == leak(case, GRID[place + 1])[1]:
-            answer += 1
         below = 0
         while below < len(GRID) and (
             tail(*refusal(case, GRID[below]), case.max_false_refusal) <= level
@@ -125,15 +133,9 @@ def anew(case: Case) -> set[tuple[float, float] | None]:
             if len(rows_with(case, "refuse", 2, GRID[cut]))
             == len(rows_with(case, "refuse", 2, GRID[below - 1]))
         ]
-        refuse = min(answer, lowest[0] if lowest else -1)
-        pair = None
-        if answer <= first and refuse >= 0:
-            pair = (GRID[answer], GRID[refuse])
-            does = {
-                route(case, row, *pair) for row, one in enumerate(case.scores) if one is not None
-            }
-            pair = pair if {"answer", "refuse"} <= does else None
-        found.add(pair)
+        refuse = lowest[len(lowest) // 2] if lowest else -1
+        passed = answer <= first and refuse >= 0
+        found.add(best_pair(case, answer, first, refuse) if passed else None)
     return found
 
 

@@ -534,6 +534,20 @@ def test_a_bar_is_met_by_evidence_not_by_luck() -> None:
     assert bars(many(160, lambda truth: 0.95 if truth else 0.05), max_leak=0.05) == []
 
 
+@pytest.mark.parametrize("leaks", [0, 1])
+def test_one_leak_is_no_better_evidence_than_none(leaks: int) -> None:
+    """Many answers of 15 groups: the upper end is never below that of no leak."""
+    answered = [judgement(at, at >= leaks, 0.95, str(at % 15)) for at in range(1500)]
+    refused = [judgement(at, F, 0.05, str(at % 15)) for at in range(1500, 3000)]
+    evaluation = found([*answered, *refused])
+    leak, accuracy = (evaluation.figures[name] for name in ("leak", "accuracy"))
+    no_leak = 1 - 0.025 ** (1 / 15)
+    assert leak.high == pytest.approx(no_leak)
+    assert accuracy.low == pytest.approx(1 - no_leak)
+    (line,) = unmet(evaluation, max_leak=0.05)
+    assert "up to 21.8 %" in line
+
+
 def test_rows_of_few_groups_meet_no_bar() -> None:
     judgements = [
         replace(one, group=str(row % 9))

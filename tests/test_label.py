@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import multiprocessing
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -293,6 +294,47 @@ def test_half_a_line_is_dropped_and_asked_again(path: Path, kept: int) -> None:
     path.write_text(f"{whole}\n{half[:kept]}", "utf-8")
     sit(path, "yq", *ROWS)
     assert said(path) == {"a": True, "b": True}
+
+
+def test_half_a_line_may_end_in_a_brace(path: Path) -> None:
+    sit(path, "yy", row("a"), row("b", "What is {x} here?"))
+    whole, half = path.read_text("utf-8").splitlines()
+    path.write_text(f"{whole}\n{half[: half.index('}') + 1]}", "utf-8")
+    assert [entry.id for entry in LabelFile(path).entries()] == ["a"]
+    assert path.read_text("utf-8") == f"{whole}\n"
+
+
+def test_half_a_line_of_anothers_crash_takes_no_label_with_it(path: Path) -> None:
+    """It came after this file was opened."""
+    file = LabelFile(path)
+    file.add(row("a"), True, Pick("a", "random"), "anna")
+    with path.open("a", encoding="utf-8") as crashed:
+        crashed.write('{"id": "b", "ques')
+    file.add(row("c"), False, Pick("c", "random"), "anna")
+    assert said(path) == {"a": True, "c": False}
+
+
+def _add_many(path: Path, count: int) -> None:
+    file = LabelFile(path)
+    for number in range(count):
+        file.add(row(f"ben {number}"), True, Pick("", "targeted"), "ben")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no lock on Windows")
+def test_two_people_at_once_lose_nothing(path: Path) -> None:
+    """One adds, while the other adds, marks and takes back, each of which writes it anew."""
+    spawn = multiprocessing.get_context("spawn")
+    ben = spawn.Process(target=_add_many, args=(path, 100))
+    file = LabelFile(path)
+    file.add(row("kept"), True, Pick("kept", "targeted"), "anna")
+    ben.start()
+    while ben.is_alive():
+        file.add(row("a"), True, Pick("a", "targeted"), "anna")
+        file.mark_random("anna", {"a"})
+        assert file.undo("anna", {"a"}) == "a"
+    ben.join()
+    assert ben.exitcode == 0
+    assert said(path) == dict.fromkeys(["kept", *(f"ben {n}" for n in range(100))], True)
 
 
 def test_a_whole_line_without_its_end_is_kept(path: Path) -> None:

@@ -117,10 +117,11 @@ def calibrate(
     # Whatever can be wrong is said before the judge is asked, which takes time and money.
     calibrating.require_settings(max_leak, max_false_refusal, confidence, kind, fit_share)
     calibrating.require_labels([bool(row.sufficient) for row in dataset.rows])
-    _require_writable(output)
+    _require_writable(output, [*data, *([] if verdicts is None else [verdicts])])
     # Without the profile of the deployment: the one that is to be written anew.
     gate = load_gate(config, deployment=deployment, options=given, profiles=False)
     path = verdicts or default_path(data, gate.judge.fingerprint)
+    _require_writable(output, [path])
     survey = surveyed(gate, dataset, path, workers=workers, retry_unmeasured=retry_unmeasured)
     with survey as judgements:
         found = calibrating.calibrate(
@@ -145,10 +146,13 @@ def calibrate(
         raise typer.Exit(BAR_NOT_MET)
 
 
-def _require_writable(output: Path) -> None:
+def _require_writable(output: Path, others: Sequence[str | Path]) -> None:
     if output.is_dir() or not output.parent.is_dir():
         what = "is a folder" if output.is_dir() else "is in no folder that exists"
         raise ConfigError(f"--output: {str(output)!r} {what}.", hint="Name a file to write.")
+    if any(output.resolve() == Path(each).resolve() for each in others):
+        why = f"--output: {str(output)!r} holds rows or verdicts, which a profile would replace."
+        raise ConfigError(why, hint="Name another file, e.g. support-bot.profile.json.")
 
 
 def _random_rows(dataset: "Dataset") -> set[str] | None:
@@ -253,8 +257,9 @@ def _show_certified(
         style="bold green",
     )
     console.print(
-        f"With {certificate.confidence:.0%} confidence, of new queries drawn as these were, "
-        f"at most {certificate.leak.most:.1%} of the answered ones lack evidence, and at most "
+        f"With {certificate.confidence:.0%} confidence, of new queries drawn as these were, a "
+        f"random one of a random group, at most {certificate.leak.most:.1%} of the answered ones "
+        "lack evidence, and at most "
         f"{certificate.false_refusal.most:.1%} of the sufficient ones are refused."
     )
     console.print(

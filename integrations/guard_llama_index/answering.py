@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from guard import Decision
+from guard import Decision, JudgeError
 from guard._require import require_one_of
 from guard_llama_index.judging import Judging
 from guard_llama_index.lent import lent, require_awaitable
@@ -79,12 +79,11 @@ class Answering:
             return _told(self.judging.asking_back(made), shown, writer, awaited=False)
         nodes = [*nodes, *fresh]
         shown = writer.shown(nodes) if writer.shown else nodes
-        decision = self.judging.decide(query, shown)
-        if decision.passes and not decision.unmeasured:
-            return recorded(writer.write(nodes), decision, made)
-        if decision.unmeasured:
-            # What was measured stands: an outage must not make an answer, or less, of it.
+        decision = self._new(query, shown)
+        if decision is None:
             return _told(self.judging.asking_back(made), shown, writer, awaited=False)
+        if decision.passes:
+            return recorded(writer.write(nodes), decision, made)
         decision = self.judging.asking_back(decision)
         return _told(decision, shown, writer, awaited=False, first=made)
 
@@ -99,13 +98,32 @@ class Answering:
             return _told(await self.judging.aasking_back(made), shown, writer, awaited=True)
         nodes = [*nodes, *fresh]
         shown = await _shown(writer, nodes)
-        decision = await self.judging.adecide(query, shown)
-        if decision.passes and not decision.unmeasured:
-            return recorded(await writer.awrite(nodes), decision, made)
-        if decision.unmeasured:
+        decision = await self._anew(query, shown)
+        if decision is None:
             return _told(await self.judging.aasking_back(made), shown, writer, awaited=True)
+        if decision.passes:
+            return recorded(await writer.awrite(nodes), decision, made)
         decision = await self.judging.aasking_back(decision)
         return _told(decision, shown, writer, awaited=True, first=made)
+
+    # What was measured first stands where more cannot be: an outage must not make an answer of a
+    # refusal, nor an error. It has been told and logged by then.
+
+    def _new(self, query: QueryBundle, shown: Nodes) -> Decision | None:
+        """The decision on more nodes; ``None`` where it could not be measured."""
+        try:
+            decision = self.judging.decide(query, shown)
+        except JudgeError:
+            return None
+        return None if decision.unmeasured else decision
+
+    async def _anew(self, query: QueryBundle, shown: Nodes) -> Decision | None:
+        """As `_new`."""
+        try:
+            decision = await self.judging.adecide(query, shown)
+        except JudgeError:
+            return None
+        return None if decision.unmeasured else decision
 
     def _first(
         self, query: QueryBundle, nodes: Nodes, shown: Nodes, writer: Writer

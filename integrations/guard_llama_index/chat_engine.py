@@ -17,7 +17,7 @@ from llama_index.core.chat_engine.types import (
 from llama_index.core.response_synthesizers import BaseSynthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from guard import ConfigError, Decision, Gate, Messages, Route
+from guard import ConfigError, Decision, Gate, JudgeError, Messages, Route
 from guard._require import require_number
 from guard.flow import arun, run
 from guard_llama_index.answering import Answering, Mode
@@ -207,15 +207,19 @@ class GuardedChatEngine(BaseChatEngine):
             # It may be no reply to our question, but one that can be answered as it stands.
             alone = _Turn(self._conversation, message)
             try:
-                second = yield from _had(alone, turn.decision)
+                second = yield from _had(alone)
+            except JudgeError:
+                second = None  # What was measured of the reply stands.
             except BaseException:
                 turn.give_back()
                 raise
-            if alone.passes or (alone.asks_back and not turn.asks_back):
+            if second is not None and alone.is_better_than(turn):
                 turn.withdraw()
+                alone.record_in(second, turn.decision)
                 alone.close()
                 return second
             alone.withdraw()
+        turn.record_in(response)
         turn.close()
         return response
 
@@ -250,11 +254,11 @@ def _capture_condensed(engine: Any, own: Any, turn: "_Turn") -> None:
         own._condense_question, own._acondense_question = condense, acondense
 
 
-def _had(turn: "_Turn", first: Decision | None = None) -> "Generator[_Turn, Any, Any]":
-    """One turn with the engine, and its record."""
+def _had(turn: "_Turn") -> "Generator[_Turn, Any, Any]":
+    """One turn with the engine."""
     try:
         response = yield turn
-        turn.record_in(response, first)
+        turn.require_judged()
     except BaseException:
         turn.give_back()
         raise
@@ -298,7 +302,7 @@ def _restored(state: State) -> tuple[_Open | None, int]:
         require_number("clarifications", asked, 0, 100, whole=True)
         if waiting is None:
             return None, asked
-        said = tuple((str(role), str(text)) for role, text in waiting["said"])
+        said = tuple((MessageRole(role).value, str(text)) for role, text in waiting["said"])
         return _Open(str(waiting["question"]), str(waiting["asked"]), said), asked
     except (KeyError, TypeError, ValueError) as error:
         why = f"`state` is not a conversation's ({type(error).__name__})."
@@ -389,7 +393,6 @@ class _Turn:
         self.decision: Decision | None = None
         self._condensed = self._answered = self._counted = False
         self._held = list[ChatMessage]()
-        self._asked = 0
 
     @property
     def passes(self) -> bool:
@@ -443,7 +446,6 @@ class _Turn:
             self._counted = self._conversation.may_ask()
             if not self._counted:
                 decision = _refused(decision, messages)
-        self._asked = self._conversation.asked
         self.decision = decision
         return decision
 
@@ -462,21 +464,28 @@ class _Turn:
         Args:
             response: the engine's.
             first: the decision on the message as a reply, before it was judged as it stands.
-
-        Raises:
-            ConfigError: nothing was judged. What the engine wrote must not pass for judged.
         """
-        if self.decision is None:
-            raise ConfigError(
-                "The chat engine answered without its response synthesizer: nothing was judged.",
-                hint="Guard ContextChatEngine or CondensePlusContextChatEngine as they are.",
-            )
-        record = {**self.decision.to_dict(), "clarifications": self._asked}
+        assert self.decision is not None
+        record = {**self.decision.to_dict(), "clarifications": self._conversation.asked}
         if first is not None:
             record["first"] = first.to_dict()
         # LlamaIndex's streaming response declares no metadata.
         known: dict[str, Any] = getattr(response, "metadata", None) or {}
         vars(response)["metadata"] = {**known, "guard": record}
+
+    def require_judged(self) -> None:
+        """Raises `ConfigError` if nothing was: what the engine wrote must not pass for judged."""
+        if self.decision is None:
+            raise ConfigError(
+                "The chat engine answered without its response synthesizer: nothing was judged.",
+                hint="Guard ContextChatEngine or CondensePlusContextChatEngine as they are.",
+            )
+
+    def is_better_than(self, other: "_Turn") -> bool:
+        """Whether it is answered, or asks back where the other is refused; and was measured."""
+        if self.decision is None or self.decision.unmeasured:
+            return False
+        return self.passes or (self.asks_back and not other.asks_back)
 
     def give_back(self) -> None:
         """It came to nothing: what it replied to is open still, and nothing was asked."""

@@ -6,6 +6,7 @@ import logging
 import re
 import threading
 import time
+import unicodedata
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -32,16 +33,21 @@ MAX_CHARACTERS = 200
 """Of a clarifying question. What is longer explains, instructs or answers."""
 
 _EVIDENCE = Prompt(max_context_chars=24_000)
+_POLL_SECONDS = 0.01
 _CALLS = 32  # Of blocking LLMs, at once; those left behind included.
 
 _MARKS = "?\uff1f\u061f\u037e"  # Latin, full-width, Arabic, Greek.
 # Where a sentence ends before the end. "St. John" ends one too: better the fixed message than two.
 _TWO_SENTENCES = re.compile(r"[.!?\u2026\u061f](?=\s)|[\u3002\uff01\uff1f]|;\s|\u061b")
+# Years and dates, which are no numbers to call.
+_DATES = re.compile(r"\b\d{4}-\d{2}-\d{2}\b|\b\d{4}\s?-\s?\d{4}\b")
 # Links, addresses, numbers to call, markup: whatever a chat window would turn into more than words.
 _MORE_THAN_WORDS = re.compile(
-    r"://|www\.|[<>`\[\]{}|\\*_~#@&]|\b[a-z][\w+.-]*:\S|\w\.[a-z]{2,}|\+?\d(?:[\s().-]*\d){6,}",
+    r"://|www\.|[<>`\[\]{}|\\*_~@]|^#|#\w|&#?\w+;|\b[a-z][\w+.-]*:\S"
+    r"|\w\.[^\W\d_]{2,}|\d\.\d+\.\d|\+?\d(?:[\s()./-]*\d){6,}",
     re.IGNORECASE,
 )
+_DASHES = dict.fromkeys(range(0x2010, 0x2016), "-")
 _JOINERS = "\u200c\u200d"  # Unprintable to Python; Persian and Hindi cannot be written without.
 
 logger = logging.getLogger("guard")
@@ -97,10 +103,8 @@ class Clarifier:
         """As `ask`."""
         texts = list(contexts)
         try:
-            if blocks(self._llm):  # It would hold up the event loop, and no time-out would strike.
-                return await asyncio.to_thread(self.ask, question, texts)
             async with asyncio.timeout(self._timeout):
-                reply = (await self._llm.acomplete(self._prompt(question, texts))).text
+                reply = await self._acomplete(self._prompt(question, texts))
         except Exception as error:
             _tell_failed(error)
             return None
@@ -130,7 +134,20 @@ class Clarifier:
         end = time.monotonic() + self._timeout
         if not self._slots.acquire(timeout=self._timeout):
             raise TimeoutError
+        return self._begun(prompt).result(max(0.0, end - time.monotonic()))
+
+    async def _acomplete(self, prompt: str) -> str | None:
+        """As `_complete`; a model that blocks would hold up the event loop, and no clock strike."""
+        if not blocks(self._llm, "acomplete"):
+            return (await self._llm.acomplete(prompt)).text
+        while not self._slots.acquire(blocking=False):
+            await asyncio.sleep(_POLL_SECONDS)
+        return await asyncio.wrap_future(self._begun(prompt))
+
+    def _begun(self, prompt: str) -> "Future[str]":
+        """The reply to come, on a thread of its own; the caller has taken a slot for it."""
         reply = Future[str]()
+        reply.set_running_or_notify_cancel()  # From here on it can only be left behind.
         context = contextvars.copy_context()  # Tracers keep the current span in there.
         work = threading.Thread(
             target=context.run, args=(self._work, prompt, reply), name="clarifier", daemon=True
@@ -140,7 +157,7 @@ class Clarifier:
         except BaseException:
             self._slots.release()
             raise
-        return reply.result(max(0.0, end - time.monotonic()))
+        return reply
 
     def _work(self, prompt: str, reply: "Future[str]") -> None:
         try:
@@ -201,12 +218,18 @@ def _one_question(reply: str, contexts: Iterable[str]) -> str | None:
     if not any(letter.isalpha() for letter in text):
         return None
     plain = all(letter.isprintable() or letter in _JOINERS for letter in text)
-    if not plain or _TWO_SENTENCES.search(text[:-1]) or _MORE_THAN_WORDS.search(text):
+    if not plain or _TWO_SENTENCES.search(text[:-1]) or _more_than_words(text):
         return None
     # A question that stands in a passage is asked by whoever wrote the passage.
     if any(_folded(text) in _folded(context) for context in contexts):
         return None
     return text
+
+
+def _more_than_words(text: str) -> bool:
+    # Full-width letters and odd dashes are as good to a person who reads and types them.
+    usual = unicodedata.normalize("NFKC", text).translate(_DASHES)
+    return _MORE_THAN_WORDS.search(_DATES.sub("", usual)) is not None
 
 
 def _folded(text: str) -> str:

@@ -72,11 +72,12 @@ def _plain(llm: LLM) -> LLM:
     return _plain(llm.llm) if isinstance(llm, StructuredLLM) else llm
 
 
-def blocks(llm: LLM) -> list[str]:
-    """The asynchronous methods of a model that would be used and that block."""
+def blocks(llm: LLM, *methods: str) -> list[str]:
+    """Those of a model's asynchronous methods that block; of those that a writer uses, unless
+    named."""
     llm = _plain(llm)
     # A chat model's chat methods serve it, another one's completions.
-    needed = _AWAITED[:2] if llm.metadata.is_chat_model else _AWAITED[2:]
+    needed = methods or (_AWAITED[:2] if llm.metadata.is_chat_model else _AWAITED[2:])
     return [name for name in needed if _method(type(llm), name) is _method(CustomLLM, name)]
 
 

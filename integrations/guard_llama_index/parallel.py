@@ -73,8 +73,12 @@ async def _dropped(writing: "asyncio.Task[Response]", write: Coroutine[Any, Any,
 
 
 async def _ended(task: "asyncio.Future[Any]") -> None:
-    # Awaiting the task itself would hide that the caller was cancelled meanwhile.
     task.cancel()
+    await _done(task)
+
+
+async def _done(task: "asyncio.Future[Any]") -> None:
+    # Awaiting the task itself would hide that the caller was cancelled meanwhile.
     while not task.done():
         await asyncio.wait([task])
 
@@ -126,9 +130,12 @@ class ReadAhead(AsyncGenerator[str]):
 
     async def aclose(self) -> None:
         """Ends the stream; what it was waiting for is cancelled."""
-        self._closed = True
         self._forgotten.detach()
-        await _ended(self._task)
+        if not self._closed:
+            # Once: a second time would come in between while the stream is being closed.
+            self._task.cancel()
+        self._closed = True
+        await _done(self._task)
         await self._stream.aclose()
 
 
@@ -161,10 +168,11 @@ async def _cancelled_inside(stream: AsyncGenerator[str]) -> None:
     while time.monotonic() < end:  # One that never waits cannot be cancelled.
         token = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0)  # It is done now, or waits; and others get their turn.
-        if not token.done():
+        waits = not token.done()
+        if waits:
             await _ended(token)
-            return
-        if token.cancelled() or token.exception() is not None:
+        # Looked at in any case, or asyncio would complain that nobody did.
+        if token.cancelled() or token.exception() is not None or waits:
             return
 
 

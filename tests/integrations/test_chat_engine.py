@@ -433,6 +433,30 @@ def test_neither_a_reply_nor_a_question_of_its_own_is_refused(way: str) -> None:
     assert judge.queries[3].question == "So?"  # Nothing is dragged along.
 
 
+@pytest.mark.parametrize("on_unmeasured", ["answer", "clarify", "refuse", "raise"])
+@pytest.mark.parametrize("way", WAYS)
+def test_an_outage_takes_nothing_from_what_was_measured(way: str, on_unmeasured: Any) -> None:
+    """A reply that is refused stays so if the second look at it fails."""
+    gate, _ = a_gate([0.5, 0.05, Unmeasured("No.")], on_unmeasured=on_unmeasured)
+    engine = GuardedChatEngine(an_engine("context", Talker()), gate)
+    say(engine, way)
+    response, told = say(engine, way, "In Sydney.")
+    assert told == MESSAGES.refuse
+    assert (record_of(response)["reason"], record_of(response)["clarifications"]) == (
+        "insufficient",
+        1,
+    )
+    assert history_of(engine) == []
+
+
+def test_the_record_counts_what_was_put_to_the_user() -> None:
+    gate, _ = a_gate([0.5, 0.5, 0.95])
+    engine = GuardedChatEngine(an_engine("context", Talker()), gate)
+    engine.chat("How long is it?")
+    record = record_of(engine.chat("When was it opened?"))
+    assert record["clarifications"] == engine.state["clarifications"] == 1
+
+
 def test_a_new_subject_may_be_asked_back_about() -> None:
     gate, judge = a_gate([0.5, 0.05, 0.5, 0.95])
     engine = GuardedChatEngine(an_engine("context", Talker()), gate, max_clarifications=2)
@@ -783,6 +807,9 @@ def both(clarifier: Clarifier, contexts: Sequence[str] = ("It is long.",)) -> st
 FINE = [
     "Which bridge do you mean?",
     "Version 2.5 or 3.0?",
+    "From 1900-1910, or from 1920-1930?",
+    "The one of 2020-01-01 or of 2021-01-01?",
+    "C# or AT&T?",
     "哪座桥?",
     "你指的是哪座桥\uff1f",
     "أي جسر تقصد؟",
@@ -820,6 +847,12 @@ UNFIT = [
     "javascript:alert(1)?",
     "???",
     "Which A&amp;B?",
+    "Do you mean сайт.рф?",
+    "Do you mean evil\uff0ecom?",
+    "Will you write to me\uff20evil?",
+    "Could you call 0900\u2013123\u20134567?",
+    "Could you call 0900/123/4567?",
+    "Is it 1.1.1.1?",
     "It is long?",  # The passage, with another mark.
 ]
 

@@ -707,6 +707,35 @@ def test_a_parallel_query_inside_another(way: str) -> None:
     assert judge.queries[1].contexts[-1] == ANSWER
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 5])
+def test_closing_twice_ends_the_request_all_the_same(wire: Wire, turns: int) -> None:
+    """A second one must not break in on the first; frameworks cancel and close in one breath."""
+
+    def words(_request: Request) -> Answer:
+        return Answer(events=scene.words(10_000, 0.001))
+
+    scene = Scene(wire, words, streaming=True)
+
+    async def closed() -> None:
+        engine = scene.engine(scene.held(0.95, lambda: True))
+        response = await engine.aquery(QUESTION)
+        assert isinstance(response, AsyncStreamingResponse)
+        stream = response.response_gen
+        await anext(stream)
+        first = asyncio.ensure_future(stream.aclose())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        second = asyncio.ensure_future(stream.aclose())
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait([first, second])
+        await stream.aclose()
+        await auntil(scene.server.requests[0].gone.is_set)
+        await scene.close()
+
+    asyncio.run(closed())
+
+
 async def endless() -> AsyncGenerator[str]:
     """Always has a token ready."""
     while True:
