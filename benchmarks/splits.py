@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from guard._json import as_list
 from guard.calibrating import calibrate
 from guard.dataset import Dataset, read
 from guard.evaluation import evaluate
@@ -51,7 +52,8 @@ def groups_of(path: str, field: str) -> list[str]:
     """What each row's ``field`` names, in the order of the file."""
     with open(path, encoding="utf-8") as file:
         values = [json.loads(line)[field] for line in file if line.strip()]
-    return [str(value[0] if isinstance(value, list) else value) for value in values]
+    firsts = [as_list(value) for value in values]
+    return [str(first[0] if first else value) for first, value in zip(firsts, values, strict=True)]
 
 
 def split(judgements: Sequence[Judgement], seed: int) -> tuple[list[Judgement], list[Judgement]]:

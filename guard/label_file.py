@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -116,7 +116,7 @@ class LabelFile:
                 _rewrite(self.path, marked)
 
     @contextmanager
-    def _held(self, flags: int) -> Iterator[list[Path]]:
+    def _held(self, flags: int) -> Generator[list[Path], None, None]:
         """Locks both files; gives those that are there, whole. One made since is not looked at."""
         paths = self.path, self.skips
         for path in paths:
@@ -238,7 +238,7 @@ def _is_half(line: str) -> bool:
 
 
 @contextmanager
-def _locked(path: Path, flags: int) -> Iterator[bool]:
+def _locked(path: Path, flags: int) -> Generator[bool, None, None]:
     """Keeps other writers out, and readers too unless it is only read; ``False`` = no such file."""
     if sys.platform == "win32":  # There an open file could not be replaced either.
         yield path.exists()

@@ -144,7 +144,12 @@ class Profile:
         backend = verdict.system_fingerprint
         if self.system_fingerprints and backend not in (None, *self.system_fingerprints):
             return f"the backend {backend!r:.60} was not seen when it was fitted"
-        if lang and lang.strip() and self.languages and _primary(lang) not in map(_primary, self.languages):
+        if (
+            lang
+            and lang.strip()
+            and self.languages
+            and _primary(lang) not in map(_primary, self.languages)
+        ):
             return f"it was fitted to {', '.join(self.languages)}, not to {lang!r:.40}"
         return None
 

@@ -10,7 +10,7 @@ import pytest
 from guard import JudgeRejected, Profile, Query, Thresholds, judges
 from guard.calibration import Temperature
 from guard.cli import main
-from guard.cli.eval import default_path
+from guard.cli.surveying import default_path
 from guard.judge import Judge
 from guard.testing import Scripted, ScriptedJudge
 

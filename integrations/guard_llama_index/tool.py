@@ -152,7 +152,8 @@ def responses_in(output: object) -> list[Response]:
             print(response.metadata["guard"]["route"], response.source_nodes)
 
     LlamaIndex keeps them in two places: with the calls where the agent went on, and as the
-    output's ``raw`` where the tool's message was the end of the run.
+    output's ``raw`` where the tool's message was the end of the run; then earlier calls of the run
+    are not among them.
     """
     calls = (getattr(each, "tool_output", None) for each in getattr(output, "tool_calls", ()))
     found = [getattr(call, "raw_output", None) for call in calls]
