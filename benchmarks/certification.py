@@ -8,7 +8,7 @@ a sum. For every world, n and bound on the leaks it prints
 
     promised  share of draws that certify; the power
     broken    share of all draws that certify thresholds whose true leak or false-refusal rate is
-              above its bound; at most 5 % by the guarantee
+              above its bound; at most 5 % by the guarantee, half of it for each of the two
     oracle    the same test at the one pair of thresholds that is likeliest to pass, which nobody
               knows: what a search could be compared with
     naive     share of draws in which the lowest threshold whose observed leak rate is within the
@@ -45,6 +45,7 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 CELLS = 2000
+_PARTS = 41  # Of the distribution of the number answered.
 MAX_FALSE_REFUSAL, CONFIDENCE = 0.10, 0.95
 LEVEL = (1 - CONFIDENCE) / 2
 SIZES = (100, 200, 500, 2000)
@@ -112,10 +113,15 @@ class World:
 
     def breaks(self, answer_at: float, refuse_below: float, max_leak: float) -> bool:
         """Whether these thresholds have a true rate above its bound."""
-        at = _INDEX[answer_at]
-        # A `refuse_below` that was cut to `answer_at` is a candidate all the same.
-        below = _INDEX[refuse_below]
-        return bool(self.leaks[at] > max_leak or self.false_refusals[below] > MAX_FALSE_REFUSAL)
+        return self.leaks_at(answer_at, max_leak) or self.loses_below(refuse_below)
+
+    def leaks_at(self, answer_at: float, max_leak: float) -> bool:
+        """Whether the true leak rate is above its bound."""
+        return bool(self.leaks[_INDEX[answer_at]] > max_leak)
+
+    def loses_below(self, refuse_below: float) -> bool:
+        """Whether the true rate of false refusals is above its bound."""
+        return bool(self.false_refusals[_INDEX[refuse_below]] > MAX_FALSE_REFUSAL)
 
     def draw(self, n: int, random: np.random.Generator) -> "Draw":
         """``n`` rows."""
@@ -167,10 +173,24 @@ def world(kind: str) -> World:
         share = beta.pdf(_SCORES, 3, 2)
     elif kind == "uninformative":
         sufficient = np.full(CELLS, 0.5)
+    elif kind == "at the bounds":
+        return at_the_bounds()
     elif kind == "just above":  # The hardest to be right about: every threshold is a little wrong.
         sufficient, scores = np.full(CELLS, 0.945), 0.93 + 0.03 * _SCORES
     exact = World(share / share.sum(), scores, scores, np.ones(CELLS, dtype=bool), sufficient)
     return exact
+
+
+def at_the_bounds(max_leak: float = 0.05) -> World:
+    """Whatever is answered leaks a hair too often, and what is refused is all insufficient.
+
+    Here a search that had the whole error for the leaks would be wrong twice as often as it may.
+    """
+    high = _SCORES > 0.5
+    scores = np.where(high, 0.94 + 0.04 * (_SCORES - 0.5), 0.02 + 0.02 * _SCORES)
+    sufficient = np.where(high, 1 - max_leak - 0.0002, 0.0)
+    share = np.full(CELLS, 1 / CELLS)
+    return World(share, scores, scores, np.ones(CELLS, dtype=bool), sufficient)
 
 
 def censored(of: World, width: float = 0.1) -> World:
@@ -224,12 +244,15 @@ def oracle_passes(draw: Draw, max_leak: float) -> bool:
 
 @lru_cache(maxsize=256)
 def _chances(world: World, n: int, max_leak: float) -> Floats:
-    """How likely each candidate for ``answer_at`` is to pass, on the number of rows expected."""
-    rows = np.rint(n * world.answered).astype(int)
-    most: Floats = binom.ppf(LEVEL, rows, max_leak)
+    """How likely each candidate for ``answer_at`` is to pass, over the rows that it may answer."""
+    # Over the number answered, not at its mean: passing is a saw of that number.
+    parts = (np.arange(_PARTS) + 0.5) / _PARTS
+    rows = binom.ppf(parts[:, None], n, np.clip(world.answered, 0, 1)[None, :]).astype(int)
+    most = binom.ppf(LEVEL, rows, max_leak)
     most = np.where(binom.cdf(most, rows, max_leak) > LEVEL, most - 1, most)
-    chances: Floats = np.where(most >= 0, binom.cdf(most, rows, world.leaks), 0.0)
-    return chances
+    chances = np.where(most >= 0, binom.cdf(most, rows, world.leaks[None, :]), 0.0)
+    averages: Floats = chances.mean(axis=0)
+    return averages
 
 
 def naive(draw: Draw, max_leak: float) -> int | None:
@@ -276,6 +299,8 @@ class Shares:
     promised: float
     broken: float
     oracle: float
+    leaking: float
+    refusing: float
 
     @classmethod
     def of(
@@ -290,7 +315,7 @@ class Shares:
     ) -> "Shares":
         """Those of so many seeded draws."""
         random = np.random.default_rng([seed, n, int(1000 * max_leak)])
-        promised = broken = oracle = 0
+        promised = broken = oracle = leaking = refusing = 0
         for _ in range(draws):
             draw = world.draw(n, random)
             result = draw.certified(max_leak, world.draw(n, random) if pilot else None)
@@ -298,8 +323,11 @@ class Shares:
                 cuts = result.thresholds
                 promised += 1
                 broken += world.breaks(cuts.answer_at, cuts.refuse_below, max_leak)
+                leaking += world.leaks_at(cuts.answer_at, max_leak)
+                refusing += world.loses_below(cuts.refuse_below)
             oracle += oracle_passes(draw, max_leak)
-        return cls(promised / draws, broken / draws, oracle / draws)
+        counts = (promised, broken, oracle, leaking, refusing)
+        return cls(*(count / draws for count in counts))
 
 
 def others(world: World, n: int, max_leak: float, draws: int) -> dict[str, float]:

@@ -67,6 +67,7 @@ def calibrate(
     fit_share: float = FIT_SHARE,
     certifiable: Collection[str] | None = None,
     data_version: str | None = None,
+    pin_backend: bool = False,
     seed: int = 0,
 ) -> Calibration:
     """A calibrator and two certified thresholds, for the judge that the judgements are of.
@@ -82,6 +83,8 @@ def calibrate(
         certifiable: ids of the rows that are a random sample of what is to come; the others, picked
             because they were worth labelling, serve the calibrator alone. ``None`` = all are.
         data_version: of the labelled rows, for the profile.
+        pin_backend: whether the profile is for the provider's backends that were seen alone
+            (``system_fingerprint``). Hosted ones change every few weeks, and then it is stale.
         seed: of the lots and folds. Do not try several until one suits: the promise would be lost.
 
     Raises:
@@ -91,7 +94,7 @@ def calibrate(
     require_settings(max_leak, max_false_refusal, confidence, kind, fit_share)
     fingerprint = _one_judge(judgements)
     fitting, certifying = _parts(judgements, certifiable, fit_share, seed)
-    draft = _draft(judgements, fingerprint, data_version)
+    draft = _draft(judgements, fingerprint, data_version, pin_backend=pin_backend)
     fitted = _fitted(draft, fitting, kind, seed)
     draft = replace(draft, calibrator=fitted.calibrator)
     scores = [_score(draft, each) for each in certifying]
@@ -191,7 +194,13 @@ def _parts(
     return fitting, [each for each in random if each.group in held]
 
 
-def _draft(judgements: Sequence[Judgement], fingerprint: str, data_version: str | None) -> Profile:
+def _draft(
+    judgements: Sequence[Judgement],
+    fingerprint: str,
+    data_version: str | None,
+    *,
+    pin_backend: bool,
+) -> Profile:
     """The profile as it will be, but for calibrator, thresholds and promise."""
     verdicts = [each.verdict for each in judgements if each.verdict is not None]
     return Profile(
@@ -200,6 +209,7 @@ def _draft(judgements: Sequence[Judgement], fingerprint: str, data_version: str 
         # An endpoint may list fewer tokens at times; what it does seldom is stale when deployed.
         signal=Counter(verdict.signal for verdict in verdicts).most_common(1)[0][0],
         model=_one_model(verdicts),
+        system_fingerprints=_backends(verdicts) if pin_backend else (),
         languages=_languages(judgements),
         data_version=data_version,
     )
@@ -215,6 +225,11 @@ def _one_model(verdicts: Sequence[Verdict]) -> str | None:
             hint="A profile is for one: name a fixed version of the model, and ask it anew.",
         )
     return served[0] if served else None
+
+
+def _backends(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+    found = {each.system_fingerprint for each in verdicts if each.system_fingerprint is not None}
+    return tuple(sorted(found))
 
 
 def _languages(judgements: Sequence[Judgement]) -> tuple[str, ...]:

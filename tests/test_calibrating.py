@@ -307,6 +307,24 @@ def test_the_model_is_written_down_if_there_was_one(judgements: list[Judgement])
     assert profile is not None and profile.model == "scripted"
 
 
+@pytest.mark.parametrize(("pin", "expected"), [(False, ()), (True, ("fp_1",))])
+def test_the_backend_is_written_down_if_it_is_to_count(
+    judgements: list[Judgement], pin: bool, expected: tuple[str, ...]
+) -> None:
+    """Another one is stale then; hosted ones change often, so it is not the rule."""
+
+    def by(each: Judgement, backend: str) -> Judgement:
+        assert each.verdict is not None
+        return replace(each, verdict=replace(each.verdict, system_fingerprint=backend))
+
+    seen = [by(each, "fp_1") for each in judgements]
+    profile = calibrate(seen, Policy(), pin_backend=pin, **BOUNDS).profile
+    assert profile is not None and profile.system_fingerprints == expected
+    other = by(judgements[0], "fp_2").verdict
+    assert other is not None
+    assert (profile.difference(other, None) is not None) == pin
+
+
 @pytest.mark.parametrize(
     ("langs", "expected"),
     [

@@ -81,6 +81,13 @@ def calibrate(
     fit_share: Annotated[
         float, typer.Option(metavar="P", help="Of the groups, for the calibrator.")
     ] = 0.3,
+    pin_backend: Annotated[
+        bool,
+        typer.Option(
+            "--pin-backend",
+            help="Stale also when the provider's backend (system_fingerprint) is another.",
+        ),
+    ] = False,
     seed: Annotated[
         int, typer.Option(metavar="N", min=0, help="Of the lots. Trying several voids the promise.")
     ] = 0,
@@ -134,6 +141,7 @@ def calibrate(
             fit_share=fit_share,
             certifiable=_random_rows(dataset),
             data_version=dataset.version,
+            pin_backend=pin_backend,
             seed=seed,
         )
     if found.profile is not None:

@@ -205,7 +205,7 @@ class GuardedChatEngine(BaseChatEngine):
         response = yield from _had(turn)
         if turn.is_in_vain:
             # It may be no reply to our question, but one that can be answered as it stands.
-            alone = _Turn(self._conversation, message)
+            alone = _Turn(self._conversation, message, measured_only=True)
             try:
                 second = yield from _had(alone)
             except JudgeError:
@@ -383,9 +383,15 @@ class _Turn:
     """
 
     def __init__(
-        self, conversation: _Conversation, message: str, reply_to: _Open | None = None
+        self,
+        conversation: _Conversation,
+        message: str,
+        reply_to: _Open | None = None,
+        *,
+        measured_only: bool = False,
     ) -> None:
         self._conversation, self._reply_to = conversation, reply_to
+        self._measured_only = measured_only
         self._said = (*(reply_to.said if reply_to else ()), ("user", message))
         self.message = reply_to.joined(message) if reply_to else message
         self.question = self.message
@@ -445,7 +451,10 @@ class _Turn:
         if asks_back(decision):
             self._counted = self._conversation.may_ask()
             if not self._counted:
-                decision = _refused(decision, messages)
+                decision = _refused(decision, messages, "no more clarifying questions may be asked")
+        elif self._measured_only and decision.unmeasured:
+            # Else an answer would be written, though another verdict stands.
+            decision = _refused(decision, messages, "what was measured before stands")
         self.decision = decision
         return decision
 
@@ -510,12 +519,12 @@ class _Turn:
             self._conversation.give_back(self._reply_to)
 
 
-def _refused(decision: Decision, messages: Messages) -> Decision:
+def _refused(decision: Decision, messages: Messages, why: str) -> Decision:
     return replace(
         decision,
         route=Route.REFUSE,
         message=messages.text(Route.REFUSE, decision.query.lang),
-        detail=f"{decision.detail} Refused: no more clarifying questions may be asked.",
+        detail=f"{decision.detail} Refused: {why}.",
     )
 
 
