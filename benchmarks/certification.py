@@ -248,7 +248,7 @@ def _chances(world: World, n: int, max_leak: float) -> Floats:
     # Over the number answered, not at its mean: passing is a saw of that number.
     parts = (np.arange(_PARTS) + 0.5) / _PARTS
     rows = binom.ppf(parts[:, None], n, np.clip(world.answered, 0, 1)[None, :]).astype(int)
-    most = binom.ppf(LEVEL, rows, max_leak)
+    most: Floats = binom.ppf(LEVEL, rows, max_leak)
     most = np.where(binom.cdf(most, rows, max_leak) > LEVEL, most - 1, most)
     chances = np.where(most >= 0, binom.cdf(most, rows, world.leaks[None, :]), 0.0)
     averages: Floats = chances.mean(axis=0)
