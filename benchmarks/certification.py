@@ -1,6 +1,6 @@
 """Does the guarantee hold, and what does it cost? Seeded draws from worlds whose risks are known.
 
-    python benchmarks/certification.py [--draws 200] [--labels] [--json]
+    python benchmarks/certification.py [--draws 200] [--pilot] [--labels] [--json]
 
 Each world is a table of cells: how often a row falls into one, the bounds that the judge gives
 there, and the probability that such a row is sufficient. So the true risk of any two thresholds is
@@ -347,13 +347,13 @@ def others(world: World, n: int, max_leak: float, draws: int) -> dict[str, float
     return {name: count / draws for name, count in found.items()}
 
 
-def table(draws: int, sizes: Sequence[int] = SIZES) -> list[dict[str, Any]]:
+def table(draws: int, sizes: Sequence[int] = SIZES, *, pilot: bool = False) -> list[dict[str, Any]]:
     """A row for each world, n and bound."""
     rows = list[dict[str, Any]]()
     for kind in WORLDS:
         for n in sizes:
             for max_leak in BOUNDS:
-                ours = Shares.of(world(kind), n, max_leak, draws)
+                ours = Shares.of(world(kind), n, max_leak, draws, pilot=pilot)
                 few = others(world(kind), n, max_leak, min(draws, 50))
                 rows.append({"world": kind, "n": n, "max_leak": max_leak, **vars(ours), **few})
     return rows
@@ -375,12 +375,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Does the guarantee hold, and what does it cost?")
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--pilot", action="store_true", help="begin by other rows, as many")
     parser.add_argument("--labels", action="store_true")
     options = parser.parse_args()
     if options.labels:
         _show_labels(labels_needed(options.draws), options)
         return
-    rows = table(options.draws)
+    rows = table(options.draws, pilot=options.pilot)
     if options.json:
         print(json.dumps(rows))
         return

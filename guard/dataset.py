@@ -14,6 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from guard._json import as_list, as_map, as_text
 from guard.errors import ConfigError
@@ -29,7 +30,16 @@ _NAMES = {
 Its ``response`` and ``answer`` are what a system said, not what is right, and so are no answers.
 """
 
-SAMPLINGS = ("random", "targeted")
+Sampling = Literal["random", "targeted"]
+"""How a row came to be picked.
+
+``random``: by lot alone, so that rates seen on these rows are rates of new queries, and only they
+may be certified on. ``targeted``: because of its probability; such rows are the hard ones, so a
+rate seen on them is that of no traffic. They still serve to fit a calibrator: being picked for
+its P(True) does not change how often a row with that P(True) is sufficient.
+"""
+
+SAMPLINGS: tuple[str, ...] = get_args(Sampling)
 """How a row came to be labelled: drawn by lot alone, or picked, as `rag-guard label` writes it."""
 
 _MADE = 16  # Hexadecimal digits of an id or group that the file does not give: 64 bits.

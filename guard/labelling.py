@@ -5,21 +5,12 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from guard._require import require_number
+from guard.dataset import Sampling
 from guard.judgement import Judgement
 from guard.thresholds import Thresholds
 from guard.verdict import Verdict
-
-Sampling = Literal["random", "targeted"]
-"""How a row came to be picked.
-
-``random``: by lot alone, so that rates seen on these rows are rates of new queries, and only they
-may be certified on. ``targeted``: because of its probability; such rows are the hard ones, so a
-rate seen on them is that of no traffic. They still serve to fit a calibrator: being picked for
-its P(True) does not change how often a row with that P(True) is sufficient.
-"""
 
 STRATA = 10
 """Equally wide strata of P(True); each is as likely as any other to be looked into."""

@@ -3,12 +3,20 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from guard import judges
-from guard.cli.options import ApiKeyEnv, ApiVersion, BaseUrl, Config, DeploymentName, ModelFamily
+from guard.cli.options import (
+    ApiKeyEnv,
+    ApiVersion,
+    BaseUrl,
+    Config,
+    DeploymentName,
+    ModelFamily,
+    given,
+)
 from guard.cli.surveying import default_path, surveyed
 from guard.cli.text import one_line, plain
 from guard.errors import ConfigError
@@ -112,21 +120,20 @@ def calibrate(
     from guard.config import load_gate
     from guard.dataset import read
 
-    options: dict[str, Any] = {
-        "judge": judge,
-        "base_url": base_url,
-        "api_key_env": api_key_env,
-        "model_family": model_family,
-        "api_version": api_version,
-    }
-    given = {key: value for key, value in options.items() if value is not None}
+    options = given(
+        judge=judge,
+        base_url=base_url,
+        api_key_env=api_key_env,
+        model_family=model_family,
+        api_version=api_version,
+    )
     dataset = read(data)
     # Whatever can be wrong is said before the judge is asked, which takes time and money.
     calibrating.require_settings(max_leak, max_false_refusal, confidence, kind, fit_share)
     calibrating.require_labels([bool(row.sufficient) for row in dataset.rows])
     _require_writable(output, [*data, *([] if verdicts is None else [verdicts])])
     # Without the profile of the deployment: the one that is to be written anew.
-    gate = load_gate(config, deployment=deployment, options=given, profiles=False)
+    gate = load_gate(config, deployment=deployment, options=options, profiles=False)
     path = verdicts or default_path(data, gate.judge.fingerprint)
     _require_writable(output, [path])
     survey = surveyed(gate, dataset, path, workers=workers, retry_unmeasured=retry_unmeasured)

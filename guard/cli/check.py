@@ -25,6 +25,7 @@ from guard.cli.options import (
     OnUnmeasured,
     ProfileFile,
     RefuseBelow,
+    given,
 )
 from guard.cli.text import one_line, plain
 from guard.decision import Decision, Reason, Route
@@ -117,21 +118,20 @@ def check(
     from guard.config import load_gate
 
     cases = _cases(question, [*(context or []), *(files or [])], text or [])
-    options = {
-        "judge": judge,
-        "base_url": base_url,
-        "api_key_env": api_key_env,
-        "model_family": model_family,
-        "api_version": api_version,
-        "answer_at": answer_at,
-        "refuse_below": refuse_below,
-        "profile": profile,
-        "deadline": deadline,
-        "on_unmeasured": on_unmeasured,
-        "on_stale": on_stale,
-    }
-    given = {key: value for key, value in options.items() if value is not None}
-    gate = load_gate(config, deployment=deployment, options=given)
+    options = given(
+        judge=judge,
+        base_url=base_url,
+        api_key_env=api_key_env,
+        model_family=model_family,
+        api_version=api_version,
+        answer_at=answer_at,
+        refuse_below=refuse_below,
+        profile=profile,
+        deadline=deadline,
+        on_unmeasured=on_unmeasured,
+        on_stale=on_stale,
+    )
+    gate = load_gate(config, deployment=deployment, options=options)
     try:
         decisions = _print_json(gate, cases) if as_json else _print_tables(gate, cases)
     finally:

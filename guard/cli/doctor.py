@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guard import judges
-from guard.cli.options import ApiKeyEnv, ApiVersion, BaseUrl, Config, DeploymentName, ModelFamily
+from guard.cli.options import (
+    ApiKeyEnv,
+    ApiVersion,
+    BaseUrl,
+    Config,
+    DeploymentName,
+    ModelFamily,
+    given,
+)
 from guard.cli.text import plain
 
 if TYPE_CHECKING:
@@ -65,16 +73,15 @@ def doctor(
     from guard.config import load_gate, resolve
     from guard.doctor import examine
 
-    options = {
-        "judge": judge,
-        "base_url": base_url,
-        "model_family": model_family,
-        "api_version": api_version,
-        "api_key_env": api_key_env,
-    }
-    given = {key: value for key, value in options.items() if value is not None}
-    name, keys = resolve(config, deployment, options=given)
-    gate = load_gate(config, deployment=deployment, options=given)
+    options = given(
+        judge=judge,
+        base_url=base_url,
+        model_family=model_family,
+        api_version=api_version,
+        api_key_env=api_key_env,
+    )
+    name, keys = resolve(config, deployment, options=options)
+    gate = load_gate(config, deployment=deployment, options=options)
     try:
         with _progress(Console(stderr=True)) as progress:
             report = examine(gate.judge, keys, name=name, time_limit=timeout, progress=progress)

@@ -21,6 +21,7 @@ from guard.cli.options import (
     OnUnmeasured,
     ProfileFile,
     RefuseBelow,
+    given,
 )
 from guard.cli.surveying import default_path, surveyed
 from guard.cli.text import one_line, plain
@@ -144,23 +145,22 @@ def evaluate_files(
     The exit code is 0; 6 if a bar is not met; 5 if there is no bar and no row could be measured;
     130 after Ctrl-C; 2 for misuse.
     """
-    options = {
-        "judge": judge,
-        "base_url": base_url,
-        "api_key_env": api_key_env,
-        "model_family": model_family,
-        "api_version": api_version,
-        "answer_at": answer_at,
-        "refuse_below": refuse_below,
-        "profile": profile,
-        "deadline": deadline,
-        "on_unmeasured": on_unmeasured,
-        "on_stale": on_stale,
-    }
-    given = {key: value for key, value in options.items() if value is not None}
+    options = given(
+        judge=judge,
+        base_url=base_url,
+        api_key_env=api_key_env,
+        model_family=model_family,
+        api_version=api_version,
+        answer_at=answer_at,
+        refuse_below=refuse_below,
+        profile=profile,
+        deadline=deadline,
+        on_unmeasured=on_unmeasured,
+        on_stale=on_stale,
+    )
     dataset = _dataset(data, limit)
     barred = max_leak is not None or max_false_refusal is not None
-    gate, left_aside = _gate(config, deployment, given, as_deployed=barred or profile is not None)
+    gate, left_aside = _gate(config, deployment, options, as_deployed=barred or profile is not None)
     path = verdicts or default_path(data, gate.judge.fingerprint)
     survey = surveyed(gate, dataset, path, workers=workers, retry_unmeasured=retry_unmeasured)
     with survey as judgements:

@@ -17,7 +17,15 @@ import typer
 
 from guard import judges
 from guard._json import as_map, as_text
-from guard.cli.options import ApiKeyEnv, ApiVersion, BaseUrl, Config, DeploymentName, ModelFamily
+from guard.cli.options import (
+    ApiKeyEnv,
+    ApiVersion,
+    BaseUrl,
+    Config,
+    DeploymentName,
+    ModelFamily,
+    given,
+)
 from guard.cli.text import one_line
 from guard.errors import ConfigError
 from guard.policy import DEFAULT_THRESHOLDS
@@ -109,18 +117,17 @@ def label(
         return
     if as_json:
         raise ConfigError("--json goes with --agreement only.", hint="Labels are JSON lines.")
-    options = {
-        "judge": judge,
-        "base_url": base_url,
-        "api_key_env": api_key_env,
-        "model_family": model_family,
-        "api_version": api_version,
-    }
+    options = given(
+        judge=judge,
+        base_url=base_url,
+        api_key_env=api_key_env,
+        model_family=model_family,
+        api_version=api_version,
+    )
     from guard.labelling import pick
 
-    given = {key: value for key, value in options.items() if value is not None}
     file, who = _label_file(output, files), _who(annotator)
-    measured = _measured(files, _Named(config, deployment, given), verdicts)
+    measured = _measured(files, _Named(config, deployment, options), verdicts)
     picks = pick(
         measured.every(), n, thresholds=measured.thresholds, random_share=random_share, seed=seed
     )

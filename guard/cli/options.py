@@ -52,3 +52,8 @@ OnStale = Annotated[
         help="answer, clarify, refuse or raise: what to do if the profile is for something else.",
     ),
 ]
+
+
+def given(**options: object) -> dict[str, object]:
+    """Those options that were given, by the configuration's key."""
+    return {key: value for key, value in options.items() if value is not None}

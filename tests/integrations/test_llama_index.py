@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from blockbuster import blockbuster_ctx
+from bridge import CountingLLM
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
@@ -33,11 +34,6 @@ from llama_index.core.indices.query.query_transform.base import BaseQueryTransfo
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.llms import (
-    CompletionResponse,
-    CompletionResponseAsyncGen,
-    CompletionResponseGen,
-    CustomLLM,
-    LLMMetadata,
     MockLLM,
 )
 from llama_index.core.memory import ChatMemoryBuffer
@@ -87,45 +83,6 @@ TYPES: dict[str, type] = {
     "stream sync": StreamingResponse,
     "stream async": AsyncStreamingResponse,
 }
-
-
-class CountingLLM(CustomLLM):
-    """Answers with ``reply`` of the prompt, and keeps every prompt it was given."""
-
-    prompts: list[str] = Field(default_factory=list[str])
-    reply: Callable[[str], str] = lambda _prompt: ANSWER
-    seconds: float = 0.0
-
-    @property
-    def metadata(self) -> LLMMetadata:
-        return LLMMetadata()
-
-    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        self.prompts.append(prompt)
-        return CompletionResponse(text=self.reply(prompt))
-
-    async def acomplete(
-        self, prompt: str, formatted: bool = False, **kwargs: Any
-    ) -> CompletionResponse:
-        await asyncio.sleep(self.seconds)
-        return self.complete(prompt)
-
-    def stream_complete(
-        self, prompt: str, formatted: bool = False, **kwargs: Any
-    ) -> CompletionResponseGen:
-        text = self.complete(prompt).text
-        return (CompletionResponse(text=text, delta=letter) for letter in text)
-
-    async def astream_complete(
-        self, prompt: str, formatted: bool = False, **kwargs: Any
-    ) -> CompletionResponseAsyncGen:
-        text = (await self.acomplete(prompt)).text
-
-        async def letters() -> AsyncGenerator[CompletionResponse]:
-            for letter in text:
-                yield CompletionResponse(text=text, delta=letter)
-
-        return letters()
 
 
 class FixedRetriever(BaseRetriever):
