@@ -375,7 +375,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Does the guarantee hold, and what does it cost?")
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--pilot", action="store_true", help="begin by other rows, as many")
+    parser.add_argument("--pilot", action="store_true", help="with a pilot, as many rows")
     parser.add_argument("--labels", action="store_true")
     options = parser.parse_args()
     if options.labels:

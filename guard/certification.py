@@ -95,13 +95,13 @@ def certify(
             used, so that the promise is about a question of a random group. ``None`` = every row
             is a group of its own.
         on_unmeasured: where the policy sends what was not measured; one for all, or one a row.
-        pilot: scores of other rows, e.g. those that the calibrator was fitted to. On them the
-            search's first candidate is chosen: the one most likely to pass, if scores are
-            calibrated. ``None`` = on these rows' own scores. That looks at no label, and the bound
-            then holds for the mean risk at the scores seen (Hoeffding 1956: a sum of unequal
-            chances is no likelier to be small than a binomial one); with ``pilot`` it is exact for
-            the population too.
-        pilot_sufficient: the pilot's labels, if it has any.
+        pilot: scores of other rows, e.g. those that the calibrator was fitted to. The search begins
+            at the candidate most likely to pass: by these rows' own scores, and as much by how
+            often the pilot leaked there. That looks at no label of the rows certified, so
+            that the bound holds for the mean risk at the scores seen (Hoeffding 1956, Annals of
+            Mathematical Statistics 27: a sum of unequal chances is no likelier to be small than a
+            binomial one).
+        pilot_sufficient: the pilot's labels; needed with ``pilot``.
         seed: chooses the row of a group. Do not try several.
 
     Returns:
@@ -120,10 +120,20 @@ def certify(
     names = range(len(rows.sufficient)) if groups is None else _names(groups, rows)
     chosen = _one_a_group(names, seed)
     search = _Search(rows.take(chosen), confidence, max_leak, max_false_refusal)
-    if pilot is None:
-        return search.result(search.rows, None)
-    beginning = _Rows.of(pilot, pilot_sufficient, "clarify")
-    return search.result(beginning, None if pilot_sufficient is None else beginning.sufficient)
+    return search.result(_pilot(pilot, pilot_sufficient))
+
+
+def _pilot(
+    scores: Sequence[Score] | Floats | None, sufficient: Sequence[bool] | Flags | None
+) -> "_Rows | None":
+    if (scores is None) != (sufficient is None):
+        raise ConfigError(
+            "Of `pilot` and `pilot_sufficient`, one is given without the other.",
+            hint="Pass both: scores of other rows, and their labels.",
+        )
+    if scores is None or sufficient is None:
+        return None
+    return _Rows.of(scores, sufficient, "clarify")
 
 
 # ── Rows ─────────────────────────────────────────────────────────────────────────────────────────
@@ -148,14 +158,14 @@ class _Rows:
     def of(
         cls,
         scores: Sequence[Score] | Floats,
-        sufficient: Sequence[bool] | Flags | None,
+        sufficient: Sequence[bool] | Flags,
         on_unmeasured: str | Sequence[str],
     ) -> "_Rows":
         bounds = _array(scores) if isinstance(scores, np.ndarray) else _bounds(scores)
         n = len(bounds)
         if n == 0:
             raise ConfigError("There is no score.", hint="Pass one for each labelled row.")
-        labels = _labels(np.ones(n, dtype=bool) if sufficient is None else sufficient, n)
+        labels = _labels(sufficient, n)
         low, high = bounds.T
         measured = ~np.isnan(low)
         low, high = _routed(low, high, measured, on_unmeasured)
@@ -169,6 +179,15 @@ class _Rows:
     def answered(self, of: Flags) -> Counts:
         """How many of these rows are answered at each candidate, shape (candidates,)."""
         return int(of.sum()) - np.searchsorted(np.sort(self.low[of]), GRID, side="left")
+
+    def expected_leaks(self) -> Floats:
+        """Leaks at each candidate as the scores have it, shape (candidates,).
+
+        What is answered without a score is taken for as good as the mean of those that have one.
+        """
+        scores = np.where(self.measured, self.low, self.low[self.measured].mean())
+        leaks = 1 - scores[np.argsort(-self.low)]
+        return np.concatenate([[0.0], np.cumsum(leaks)])[self.answered(self.all)]
 
     def refused(self, of: Flags) -> Counts:
         """How many of these rows are refused at each candidate, shape (candidates,)."""
@@ -294,9 +313,9 @@ class _Search:
         """The error that each of the two may make."""
         return (1 - self.confidence) / 2
 
-    def result(self, pilot: _Rows, labels: Flags | None) -> Certified | NotCertifiable:
+    def result(self, pilot: _Rows | None) -> Certified | NotCertifiable:
         """The best that can be promised."""
-        first = self._first(pilot, labels)
+        first = self._first(pilot) if self.answers_some.any() else 0
         answer, refuse = self._answer_at(first), self._refuse_below()
         if answer is None or refuse is None:
             return _why_not(self, first, answer is None, refuse is None)
@@ -359,19 +378,17 @@ class _Search:
         alike = np.flatnonzero(shares[found : first + 1] == shares[found])
         return found + int(alike[len(alike) // 2])
 
-    def _first(self, pilot: _Rows, labels: Flags | None) -> int:
+    def _first(self, pilot: _Rows | None) -> int:
         """The candidate that is likeliest to pass; of many that nearly are, the middle one.
 
-        What a pilot has seen and what its scores say count alike: neither is much on few rows.
+        What these rows' scores say and what the pilot has seen count alike.
         """
-        counts = pilot.answered(pilot.measured)
-        low = np.sort(pilot.low[pilot.measured])[::-1]
-        leaks = np.concatenate([[0.0], np.cumsum(1 - low)])[counts]
-        if labels is not None:
-            leaks = (leaks + pilot.answered(pilot.measured & ~labels)) / 2
-        risk = (leaks + 0.5) / (counts + 1)
-        here = np.rint(counts * (len(self.rows.low) / len(pilot.low))).astype(int)
-        chances = _power(here, risk, self.max_leak, self.level)
+        answered = self.rows.answered(self.rows.all)
+        risk = (self.rows.expected_leaks() + 0.5) / (answered + 1)
+        if pilot is not None:
+            leaks, rows = pilot.answered(~pilot.sufficient), pilot.answered(pilot.all)
+            risk = (risk + (leaks + risk) / (rows + 1)) / 2
+        chances = _power(answered, risk, self.max_leak, self.level)
         likely = np.flatnonzero(chances >= chances.max() - _ALIKE)
         return int(likely[len(likely) // 2])
 

@@ -88,14 +88,23 @@ def refusal(case: Case, refuse_below: float) -> tuple[int, int]:
     return sum(case.labels[row] for row in refused), sum(case.labels)
 
 
-def chance(case: Case, answer_at: float) -> float:
-    """To pass there, if scores are calibrated."""
+def chance(case: Case, answer_at: float, pilot: Case | None = None) -> float:
+    """To pass there, as scores, and a pilot, have it."""
     lows = [bounds(score)[0] for score in case.scores if score is not None]
+    if not lows:
+        return 0.0
     believed = [1 - low for low in lows if low >= answer_at]
+    unseen = case.scores.count(None) and sum(
+        score is None and to == "answer" for score, to in zip(case.scores, case.routes, strict=True)
+    )
+    believed += [1 - math.fsum(lows) / len(lows)] * unseen
     n, level = len(believed), (1 - case.confidence) / 2
     passing = [k for k in range(n + 1) if tail(k, n, case.max_leak) <= level]
-    risk = min(1.0, (math.fsum(believed) + 0.5) / (n + 1))
-    return tail(passing[-1], n, risk) if passing else 0.0
+    risk = (math.fsum(believed) + 0.5) / (n + 1)
+    if pilot is not None:
+        events, rows = leak(pilot._replace(routes=["clarify"] * len(pilot.scores)), answer_at)
+        risk = (risk + (events + risk) / (rows + 1)) / 2
+    return tail(passing[-1], n, min(1.0, risk)) if passing else 0.0
 
 
 def best_pair(case: Case, answer: int, first: int, refuse: int) -> tuple[float, float] | None:
@@ -108,10 +117,10 @@ def best_pair(case: Case, answer: int, first: int, refuse: int) -> tuple[float, 
     return pair if {"answer", "refuse"} <= does else None
 
 
-def anew(case: Case) -> set[tuple[float, float] | None]:
+def anew(case: Case, pilot: Case | None = None) -> set[tuple[float, float] | None]:
     """What the search may end with; several, where rounding decides between where it begins."""
     level = (1 - case.confidence) / 2
-    chances = [chance(case, cut) for cut in GRID]
+    chances = [chance(case, cut, pilot) for cut in GRID]
     found = set[tuple[float, float] | None]()
     starts = set[int]()  # The middle one of candidates that are nearly alike.
     for least in (max(chances) - 0.01 - 1e-9, max(chances) - 0.01 + 1e-9):
@@ -163,11 +172,12 @@ def cases(draw: st.DrawFn, most: int = 30) -> Case:
 
 
 @settings(deadline=None)
-@given(cases())
-def test_it_is_the_search_that_its_definition_says(case: Case) -> None:
-    found = case.certify()
+@given(cases(), st.none() | cases())
+def test_it_is_the_search_that_its_definition_says(case: Case, pilot: Case | None) -> None:
+    given: Any = {} if pilot is None else {"pilot": pilot.scores, "pilot_sufficient": pilot.labels}
+    found = case.certify(**given)
     cuts = found.thresholds if isinstance(found, Certified) else None
-    assert (None if cuts is None else (cuts.answer_at, cuts.refuse_below)) in anew(case)
+    assert (None if cuts is None else (cuts.answer_at, cuts.refuse_below)) in anew(case, pilot)
 
 
 def test_the_search_does_certify_such_cases() -> None:
@@ -522,18 +532,33 @@ def test_scores_that_are_not_calibrated_are_named_as_the_reason() -> None:
     assert isinstance(found, NotCertifiable)
     assert "60 of 100 rows" in found.reason and "pilot" in found.reason
     # Other rows, to which a calibrator was fitted, know better where to begin.
-    pilot = just(0.9) * 250 + just(0.01) * 50
-    assert isinstance(certify(scores, labels, pilot=pilot, **options), Certified)
+    options |= {"pilot": scores, "pilot_sufficient": labels}
+    assert isinstance(certify(scores, labels, **options), Certified)
 
 
-def test_the_search_begins_where_the_pilot_says() -> None:
-    """At a place where the rows themselves would not have begun."""
+def test_the_search_begins_where_the_pilot_did_not_leak() -> None:
+    """At a place where the rows themselves would not have begun, or the other way round."""
+    scores = just(0.99) * 100 + just(0.9) * 100 + just(0.01) * 100
+    labels = [True] * 100 + [False, True, True, True, True] * 20 + [False] * 100
+    options: Any = {"max_leak": 0.05, "max_false_refusal": 0.2, "pilot": scores}
+    good = certify(scores, labels, pilot_sufficient=labels, **options)
+    assert isinstance(good, Certified)
+    wrong = [False] * 100 + [True] * 200
+    assert isinstance(certify(scores, labels, pilot_sufficient=wrong, **options), NotCertifiable)
+
+
+def test_a_pilot_of_nothing_measured_changes_nothing() -> None:
     case = a_case(400, 5, max_leak=0.1)
-    kinds = {
-        isinstance(case.certify(pilot=pilot), Certified)
-        for pilot in ([1.0] * 400, [0.0] * 400, [None] * 3, case.scores)
-    }
-    assert kinds == {False, True}
+    assert case.certify(pilot=[None] * 3, pilot_sufficient=[True] * 3) == case.certify()
+
+
+def test_what_the_policy_answers_unseen_counts_where_the_search_begins() -> None:
+    """Sixty rows without a score are answered too, and leak no more often than the others."""
+    scores: list[Any] = [None] * 60 + just(0.98) * 60 + just(0.01) * 60
+    labels = [True] * 120 + [False] * 60
+    found = certify(scores, labels, max_leak=0.05, max_false_refusal=0.2, on_unmeasured="answer")
+    assert isinstance(found, Certified)
+    assert found.certificate.leak.rows == 120
 
 
 # ── Misuse ───────────────────────────────────────────────────────────────────────────────────────
@@ -548,7 +573,9 @@ GOOD: dict[str, Any] = {
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"scores": [], "sufficient": []}, "no score"),
     ({"scores": np.empty((0, 2)), "sufficient": []}, "no score"),
-    ({"pilot": []}, "no score"),
+    ({"pilot": [], "pilot_sufficient": []}, "no score"),
+    ({"pilot": [0.5]}, "one is given without the other"),
+    ({"pilot_sufficient": [True]}, "one is given without the other"),
     ({"sufficient": [True]}, "3 scores, but 1 of `sufficient`"),
     ({"groups": ["a"]}, "3 scores, but 1 of `groups`"),
     ({"groups": [["a"], ["b"], ["c"]]}, "group cannot be compared"),

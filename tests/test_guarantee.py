@@ -30,7 +30,6 @@ pytestmark = pytest.mark.slow
 DRAWS = 1000
 ERROR = 0.05 + 3 * (0.05 * 0.95 / DRAWS) ** 0.5
 HALF = 0.025 + 3 * (0.025 * 0.975 / DRAWS) ** 0.5
-WIDE: dict[str, World] = {}
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -55,12 +54,11 @@ def test_each_of_the_two_has_half_of_the_error(n: int) -> None:
 @pytest.mark.parametrize("n", [500, 2000])
 @pytest.mark.parametrize("kind", ["informative", "weak"])
 def test_the_power_is_that_of_who_knows_the_best_threshold(kind: str, n: int) -> None:
-    """Within five points; a pilot of as many rows, which makes the bound exact, costs some more."""
+    """Within five points, with a pilot of as many rows, as `calibrate` has one, or without."""
     for max_leak in BOUNDS:
         for pilot in (False, True):
             shares = Shares.of(world(kind), n, max_leak, DRAWS // 2, pilot=pilot, seed=7)
-            allowed = 0.15 if pilot else 0.05
-            assert shares.promised >= shares.oracle - allowed, (max_leak, pilot, shares)
+            assert shares.promised >= shares.oracle - 0.05, (max_leak, pilot, shares)
             assert shares.broken <= ERROR
 
 

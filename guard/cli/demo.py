@@ -4,7 +4,8 @@ import importlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Annotated, Any, Protocol
@@ -78,13 +79,15 @@ def demo(
     chosen = judges.from_name(judge, base_url=base_url)
     try:
         gate = Gate(chosen, Policy(deadline=DEADLINE_SECONDS))
-        try:
-            engine: _Engine = build_engine(gate, load_corpus(), _writer(llm, base_url))
-        except ImportError as error:
-            raise _not_installed() from error
-        # A bar that is left behind by an error would draw itself whenever it is collected.
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            rows = [_ask(engine, one) for one in bar.track(load_questions(), description="Judging")]
+        with _writer(llm, base_url) as write:
+            try:
+                engine: _Engine = build_engine(gate, load_corpus(), write)
+            except ImportError as error:
+                raise _not_installed() from error
+            # A bar that is left behind by an error would draw itself whenever it is collected.
+            with Progress(console=Console(stderr=True), transient=True) as bar:
+                asked = bar.track(load_questions(), description="Judging")
+                rows = [_ask(engine, one) for one in asked]
     finally:
         judges.close(chosen)
     if as_json:
@@ -125,12 +128,23 @@ def _not_installed() -> ConfigError:
     )
 
 
-def _writer(name: str | None, base_url: str | None) -> Callable[[str], str] | None:
+@contextmanager
+def _writer(name: str | None, base_url: str | None) -> Generator[Callable[[str], str] | None]:
+    """Who writes; its connections are closed at the end."""
+    kind, _, argument = (name or "").partition(":")
     if name is None:
-        return None
+        yield None
+    elif kind == "openai" and argument:
+        from openai import OpenAI
+
+        with OpenAI(api_key=judges.find_key(None, base_url), base_url=base_url) as client:
+            yield _openai_writer(client, argument)
+    else:
+        yield _local_writer(name)
+
+
+def _local_writer(name: str) -> Callable[[str], str]:
     kind, _, argument = name.partition(":")
-    if kind == "openai" and argument:
-        return _openai_writer(argument, base_url)
     if kind == "gguf" and argument:
         return _gguf_writer(argument)
     if name == "embedded":
@@ -140,10 +154,8 @@ def _writer(name: str | None, base_url: str | None) -> Callable[[str], str] | No
     raise ConfigError(f"Unknown writer {name!r}.", hint="Known: openai:MODEL, gguf:PATH, embedded.")
 
 
-def _openai_writer(model: str, base_url: str | None) -> Callable[[str], str]:
-    from openai import APIStatusError, OpenAI, OpenAIError
-
-    client = OpenAI(api_key=judges.find_key(None, base_url), base_url=base_url)
+def _openai_writer(client: Any, model: str) -> Callable[[str], str]:
+    from openai import APIStatusError, OpenAIError
 
     def write(prompt: str) -> str:
         messages: Any = [{"role": "user", "content": prompt}]
