@@ -9,11 +9,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from guard._json import as_map, as_text
@@ -32,6 +32,7 @@ FORMAT = "rag-guard judgements 1"
 """What the first line of a file says that it is; another number is another format."""
 
 MAX_WORKERS = 1024
+_SIGNALS_EVERY_SECONDS = 0.2
 
 Progress = Callable[[int, int], object]
 """Is told how many rows are done, and of how many."""
@@ -113,7 +114,7 @@ def _ask_all(
         for thread in threads:
             thread.start()
         for _ in rows:
-            if (error := hand.ended.get()) is not None:
+            if (error := hand.next_ended()) is not None:
                 hand.stop()
                 for thread in threads:
                     thread.join()
@@ -124,16 +125,19 @@ def _ask_all(
 
 
 class _Hand:
-    """Hands out rows, one by one, to whichever thread is free.
-
-    Attributes:
-        ended: one entry for each row that has been asked: ``None``, or what went wrong.
-    """
+    """Hands out rows, one by one, to whichever thread is free."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self.ended: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._ended: SimpleQueue[BaseException | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._left: Iterator[Row] = iter(rows)
+
+    def next_ended(self) -> BaseException | None:
+        """Waits for one more row to have been asked: what went wrong, or ``None``."""
+        while True:
+            # A signal that comes just before the wait begins does not interrupt it.
+            with suppress(Empty):
+                return self._ended.get(timeout=_SIGNALS_EVERY_SECONDS)
 
     def stop(self) -> None:
         """Nothing is handed out any more."""
@@ -147,9 +151,9 @@ class _Hand:
                 kept.add(row, _key(gate, row), Judgement.of(row, _decide(gate, row)))
             except BaseException as error:
                 error.add_note(f"This was at {row.place}.")
-                self.ended.put(error)
+                self._ended.put(error)
                 return
-            self.ended.put(None)
+            self._ended.put(None)
 
     def _next(self) -> Row | None:
         with self._lock:
