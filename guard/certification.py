@@ -14,6 +14,7 @@ and Lei 2021, "Learn then Test", arXiv 2110.01052, section 4). Each of the two s
 the error, since either may go wrong (Bonferroni).
 """
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,6 +58,7 @@ _NONE_WOULD = "No number of rows would do: the rate itself is above the bound"
 _LIKELY = 0.8  # Probability with which `needed_n` rows would do.
 _ALIKE = 0.01  # Of probabilities to pass; closer ones are not told apart.
 _MOST_ROWS = 1_000_000
+_FEW = 100  # Rows; a rate seen on fewer may be off by several points.
 _TRIED = 64  # Numbers of rows, around what the normal approximation says.
 
 
@@ -120,7 +122,11 @@ def certify(
     names = range(len(rows.sufficient)) if groups is None else _names(groups, rows)
     chosen = _one_a_group(names, seed)
     search = _Search(rows.take(chosen), confidence, max_leak, max_false_refusal)
-    return search.result(_pilot(pilot, pilot_sufficient))
+    result = search.result(_pilot(pilot, pilot_sufficient))
+    if isinstance(result, NotCertifiable) and len(chosen) < len(rows.sufficient):
+        counted = f"{len(rows.sufficient)} rows are {len(chosen)} groups; one row of each counts."
+        return NotCertifiable(f"{counted} {result.reason}", result.needed_n)
+    return result
 
 
 def _pilot(
@@ -498,11 +504,23 @@ def _lacking(
         f"which could be {upper:.3f}."
     )
     n = len(search.rows.sufficient)
-    if (needed := _needed(seen, n, most, search.level)) is None:
-        few = bool((seen[:, 0] < most * seen[:, 1]).any())
-        why = "Too few were seen to say how many rows would do" if few else _NONE_WOULD
-        return f"{reason} {why}.", None
-    return f"{reason} About {needed} rows, one a group, would do if rates stay as seen.", needed
+    needed = _needed(seen, n, most, search.level)
+    if needed is None and not (seen[:, 0] < most * seen[:, 1]).any():
+        return f"{reason} {_NONE_WOULD}.", None
+    least = _least(most, search.level)
+    about = "how many would do cannot be told from so few"
+    if needed is not None:
+        about = f"about {needed} would do if rates stay as seen"
+        about += ", which so few hardly tell" if rows < _FEW else ""
+    return (
+        f"{reason} {least} {of} rows without one are the least; they take about "
+        f"{math.ceil(least * n / rows)} rows in all, one a group; {about}."
+    ), needed
+
+
+def _least(most: float, level: float) -> int:
+    """The fewest rows that show a rate to be at most ``most``, if it happens in none of them."""
+    return math.ceil(math.log(level) / math.log1p(-most))
 
 
 def _upper(events: int, rows: int, level: float) -> float:

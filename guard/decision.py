@@ -151,6 +151,8 @@ class Decision:
             "emitted": verdict and verdict.emitted,
             "signal": verdict and verdict.signal,
             "model": (verdict and verdict.model) or self.model,
+            "served_model": verdict and verdict.model,
+            "system_fingerprint": verdict and verdict.system_fingerprint,
             "fingerprint": self.fingerprint,
             "calibrated": self.calibrated,
             "profile": self.profile and self.profile.name,
@@ -167,6 +169,7 @@ class Decision:
             "p_underspecified": verdict and verdict.p_underspecified,
             "tried": [asdict(each) for each in self.tried],
             "message": self.message,
+            "lang": self.query.lang,
             "question_hash": self.query.question_hash,
             "contexts_hash": self.query.contexts_hash,
         }

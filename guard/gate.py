@@ -1,13 +1,14 @@
 """The gate: one query's trip from contexts to decision."""
 
 import asyncio
+import copy
 import logging
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar, cast
 
 from guard._require import require_instance
 from guard.ask import aask, ask
@@ -16,12 +17,13 @@ from guard.decision import Decision, Reason, Route
 from guard.errors import ConfigError, JudgeError, ProfileMismatch, StaleProfile, Tried
 from guard.flow import arun, run
 from guard.judge import Judge, Profiled
+from guard.observer import Observer
 from guard.policy import Policy
 from guard.price import Price
 from guard.profile import Probability, Profile
 from guard.query import Query
 from guard.retry import Retry
-from guard.thresholds import Thresholds
+from guard.routing import Routed, route_unmeasured, route_verdict
 from guard.verdict import Verdict
 from guard.worker import Workers, shared_workers
 
@@ -46,24 +48,13 @@ class _Measured(NamedTuple):
 
 
 class _Facts(NamedTuple):
-    """What is known of a measured query.
-
-    ``probability`` is calibrated and ``cuts`` are those of the profile, unless ``stale`` says in a
-    clause why the profile is not for this verdict; then they are the judge's and the policy's own.
-    """
+    """What is known of a measured query."""
 
     verdict: Verdict
     probability: Probability
-    cuts: Thresholds
     profile: Profile | None
-    stale: str | None
     tried: tuple[Tried, ...]
     cached: bool
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether a calibrator made the probability."""
-        return not self.stale and self.profile is not None and self.profile.calibrator is not None
 
 
 _Trip = Generator[_Asked, _Measured, Decision]
@@ -90,6 +81,7 @@ class Gate:
             it was fitted to, neither is applied, and ``policy.on_stale`` decides. Chains have a
             profile on each link instead.
         price: of the judge's tokens, for the record.
+        observers: are told of every decision, e.g. a `guard.audit.AuditLog`.
 
     Raises:
         ConfigError: an argument is not what it must be, e.g. ``judge`` is not a judge.
@@ -107,6 +99,7 @@ class Gate:
         workers: Workers = shared_workers,
         profile: Profile | None = None,
         price: Price | None = None,
+        observers: Iterable[Observer] = (),
     ) -> None:
         _require_judge(judge)
         self.judge = judge
@@ -119,6 +112,7 @@ class Gate:
         self.deployment = deployment
         self.profile = profile
         self.price = price
+        self.observers = _observers(observers)
         self._workers = workers
         self._mismatch = self._require_profile()
         if price is not None:
@@ -143,6 +137,12 @@ class Gate:
             return f"its judge is {self.profile.fingerprint}, not {self.judge.fingerprint}"
         return None
 
+    def unobserved(self) -> "Gate":
+        """The same gate, but nobody is told: for surveys, which are no queries of users."""
+        gate = copy.copy(self)
+        gate.observers = ()
+        return gate
+
     def check(
         self,
         question: str,
@@ -165,7 +165,12 @@ class Gate:
                 and the policy says ``raise``.
         """
         query = Query.of(question, contexts, history=history, lang=lang)
-        return run(self._trip(query), self._measure)
+        decision, error = _outcome(partial(run, self._trip(query), self._measure))
+        for observer in self.observers:
+            _tell(observer, decision)
+        if error is not None:
+            raise error
+        return decision
 
     async def acheck(
         self,
@@ -177,13 +182,19 @@ class Gate:
     ) -> Decision:
         """As `check`. Cancelling it cancels the judge's request, and is never a decision."""
         query = Query.of(question, contexts, history=history, lang=lang)
-        return await arun(self._trip(query), self._ameasure)
+        decision, error = await _aoutcome(arun(self._trip(query), self._ameasure))
+        for observer in self.observers:
+            await _through(observer, partial(_tell, observer), decision)
+        if error is not None:
+            raise error
+        return decision
 
     def _trip(self, query: Query) -> _Trip:
         started = time.perf_counter()
         if query.is_empty:
             detail = "Nothing was retrieved; the judge was not asked."
-            return self._decision(query, started, Route.REFUSE, Reason.NO_CONTEXTS, detail)
+            routed = route_unmeasured(self.policy, Reason.NO_CONTEXTS)
+            return self._decision(query, started, routed, detail)
         asked = _Asked(query, [])
         try:
             measured = yield asked
@@ -192,47 +203,33 @@ class Gate:
         return self._measured(asked, started, measured)
 
     def _measured(self, asked: _Asked, started: float, measured: _Measured) -> Decision:
-        facts = self._facts(asked, measured)
-        if facts.stale:
-            return self._stale(asked, started, facts)
-        p, coverage = facts.probability, facts.verdict.coverage
-        route, reason = self.policy.route(p.low, p.high, coverage, thresholds=facts.cuts)
-        return self._decision(asked.query, started, route, reason, _told(facts, route), facts)
+        verdict, lang = measured.verdict, asked.query.lang
+        profile = self.profile_of(verdict)
+        routed = route_verdict(self.policy, profile, verdict, lang, self._mismatch)
+        probability = routed.probability or Probability.of(verdict)
+        tried = (*asked.left, *verdict.tried)
+        facts = _Facts(verdict, probability, profile, tried, measured.cached)
+        if routed.stale is not None:
+            return self._stale(asked, started, routed, facts)
+        return self._decision(asked.query, started, routed, _told(facts, routed), facts)
 
-    def _facts(self, asked: _Asked, measured: _Measured) -> _Facts:
-        verdict = measured.verdict
-        profile = self._profile_of(verdict)
-        stale = None
-        if profile is not None:
-            stale = self._mismatch or profile.difference(verdict, asked.query.lang)
-        applied = None if stale else profile
-        return _Facts(
-            verdict=verdict,
-            probability=Probability.of(verdict) if applied is None else applied.calibrated(verdict),
-            cuts=(self.policy if applied is None else applied).thresholds,
-            profile=profile,
-            stale=stale,
-            tried=(*asked.left, *verdict.tried),
-            cached=measured.cached,
-        )
-
-    def _profile_of(self, verdict: Verdict) -> Profile | None:
-        """The profile for this verdict: a chain's judges have one each."""
+    def profile_of(self, verdict: Verdict) -> Profile | None:
+        """The profile that a verdict is routed by: a chain's judges have one each."""
         return self.judge.profile_of(verdict) if isinstance(self.judge, Profiled) else self.profile
 
-    def _stale(self, asked: _Asked, started: float, facts: _Facts) -> Decision:
-        route, why = self.policy.route_stale(), f"The profile is stale: {facts.stale}."
+    def _stale(self, asked: _Asked, started: float, routed: Routed, facts: _Facts) -> Decision:
+        why = f"The profile is stale: {routed.stale}."
         detail = f"{why} {_shown(facts.probability)}, uncalibrated; no threshold was applied."
-        decision = self._decision(asked.query, started, route, Reason.STALE_PROFILE, detail, facts)
+        decision = self._decision(asked.query, started, routed, detail, facts)
         logger.warning("query %s: %s", decision.id, why)
-        if route is None and decision.enforced:
+        if routed.route is None and decision.enforced:
             error = StaleProfile(why, hint="Make one for what is judged now, or set on_stale.")
             error.tried, error.decision = facts.tried, decision
             raise error
         return decision
 
     def _unmeasured(self, asked: _Asked, started: float, error: JudgeError) -> Decision:
-        route = self.policy.route_unmeasured(error.kind)
+        routed = route_unmeasured(self.policy, Reason(error.kind))
         parts = [error.message, error.hint]
         if error.attempts > 1:
             # One attempt of a chain is a round through all its judges.
@@ -240,11 +237,9 @@ class Gate:
         if error.kind == "timeout":
             parts.insert(1, f"The deadline is {self.policy.deadline:g} s.")
         detail = " ".join(part for part in parts if part)
-        decision = self._decision(
-            asked.query, started, route, Reason(error.kind), detail, tried=tuple(asked.left)
-        )
+        decision = self._decision(asked.query, started, routed, detail, tried=tuple(asked.left))
         logger.warning("query %s not measured, %s: %s", decision.id, error.kind, detail)
-        if route is None and decision.enforced:
+        if routed.route is None and decision.enforced:
             error.decision = decision
             raise error
         return decision
@@ -253,13 +248,13 @@ class Gate:
         self,
         query: Query,
         started: float,
-        route: Route | None,
-        reason: Reason,
+        routed: Routed,
         detail: str,
         facts: _Facts | None = None,
         tried: tuple[Tried, ...] = (),
     ) -> Decision:
         verdict = None if facts is None else facts.verdict
+        route, reason = routed.route, routed.reason
         decision = Decision(
             id=uuid.uuid4().hex,
             time=datetime.now(UTC),
@@ -271,9 +266,9 @@ class Gate:
             low=None if facts is None else facts.probability.low,
             high=None if facts is None else facts.probability.high,
             verdict=verdict,
-            calibrated=facts is not None and facts.calibrated,
-            thresholds=self.policy.thresholds if facts is None else facts.cuts,
-            mode=self.policy.mode,
+            calibrated=routed.calibrated,
+            thresholds=routed.thresholds,
+            mode=self.policy.mode_of(query.question_hash),
             deployment=self.deployment,
             model=self._model_of(verdict),
             fingerprint=self.judge.fingerprint if verdict is None else verdict.fingerprint,
@@ -346,16 +341,46 @@ class Gate:
             raise
 
 
-async def _through(cache: Cache, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """A call of a cache, on a thread where it may hold up the event loop."""
-    if cache.blocks:
+def _outcome(decide: Callable[[], Decision]) -> tuple[Decision, JudgeError | None]:
+    """The decision, and the error to raise where the policy is to."""
+    try:
+        return decide(), None
+    except JudgeError as error:
+        return _recorded(error), error
+
+
+async def _aoutcome(decide: Awaitable[Decision]) -> tuple[Decision, JudgeError | None]:
+    try:
+        return await decide, None
+    except JudgeError as error:
+        return _recorded(error), error
+
+
+def _recorded(error: JudgeError) -> Decision:
+    if isinstance(error.decision, Decision):
+        return error.decision
+    raise error
+
+
+def _tell(observer: Observer, decision: Decision) -> None:
+    try:
+        observer.observe(decision)
+    except Exception:
+        logger.exception("query %s: an observer failed.", decision.id)
+
+
+async def _through(
+    room: Cache | Observer, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """A call of a cache or an observer, on a thread where it may hold up the event loop."""
+    if room.blocks:
         return await asyncio.to_thread(call, *args, **kwargs)
     return call(*args, **kwargs)
 
 
-def _told(facts: _Facts, route: Route) -> str:
+def _told(facts: _Facts, routed: Routed) -> str:
     """A measured decision's reason, in sentences."""
-    verdict, cuts = facts.verdict, facts.cuts
+    verdict, cuts = facts.verdict, routed.thresholds
     told = [
         f"{_shown(facts.probability)}; "
         f"answer at {cuts.answer_at:g}, refuse below {cuts.refuse_below:g}."
@@ -364,7 +389,7 @@ def _told(facts: _Facts, route: Route) -> str:
         told.append(f"{_part(verdict.coverage)} of the contexts was judged.")
     if facts.tried:
         told.append(_left(facts.tried))
-    if route is Route.CLARIFY and (verdict.p_underspecified or 0) > 0.5:
+    if routed.route is Route.CLARIFY and (verdict.p_underspecified or 0) > 0.5:
         told.append(f"The question may be under-specified (P = {verdict.p_underspecified:.2f}).")
     return " ".join(told)
 
@@ -393,6 +418,19 @@ def _require_cache(cache: object) -> None:
             f"{type(cache).__name__} is not a cache.",
             hint="Pass guard.cache.MemoryCache(), or guard.sqlite_cache.SqliteCache(path).",
         )
+
+
+def _observers(observers: object) -> tuple[Observer, ...]:
+    given: tuple[object, ...] = (observers,)
+    if isinstance(observers, Iterable):
+        given = tuple(cast("Iterable[object]", observers))
+    for each in given:
+        if not isinstance(each, Observer) or isinstance(each, type):
+            raise ConfigError(
+                f"{type(each).__name__} is not an observer.",
+                hint='Pass a list of them, e.g. observers=[guard.audit.AuditLog("audit.jsonl")].',
+            )
+    return cast("tuple[Observer, ...]", given)
 
 
 def _require_judge(judge: object) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 
 from guard._json import as_map
 from guard.dataset import Row
-from guard.decision import Decision
+from guard.decision import Decision, Reason
 from guard.errors import UNMEASURED_KINDS, ConfigError, Tried
 from guard.overlap import overlap
 from guard.verdict import Usage, Verdict
@@ -81,6 +81,8 @@ class Judgement:
         reason = field.text_or_none("reason")
         if (verdict is None) is (reason is None):
             raise _wrong("`reason`", "must be there where `verdict` is null, and only there")
+        if reason is not None and reason not in (*UNMEASURED_KINDS, Reason.NO_CONTEXTS):
+            raise _wrong("`reason`", "is none that rag-guard gives for a missing verdict")
         return cls(
             id=field.text("id"),
             group=field.text("group"),

@@ -145,6 +145,9 @@ class Policy:
         messages: what the user is told on ``clarify`` and ``refuse``.
         deadline: seconds for the whole trip of one query: requests, retries and waits.
         mode: ``"enforce"``, or ``"shadow"``: decide and record, but let every answer through.
+        canary: share of the questions, in [0, 1], for which the policy is enforced; the others are
+            as in shadow. A question is on the same side wherever and whenever it is asked: its hash
+            decides. ``None`` = all. In shadow mode it changes nothing.
         on_stale: a route or ``"raise"`` for queries whose profile is for another judge, model,
             signal or language than theirs. ``None`` = a profile for another judge is an error when
             the gate is made, and what only a query shows is refused.
@@ -159,6 +162,7 @@ class Policy:
     deadline: float = 10.0
     mode: Mode = "enforce"
     on_stale: OnUnmeasured | None = None
+    canary: float | None = None
 
     def __post_init__(self) -> None:
         require_instance("thresholds", self.thresholds, Thresholds)
@@ -166,6 +170,8 @@ class Policy:
         require_one_of("mode", self.mode, get_args(Mode))
         require_one_of("on_stale", self.on_stale, (*get_args(OnUnmeasured), None))
         require_number("deadline", self.deadline, MIN_DEADLINE, MAX_DEADLINE)
+        if self.canary is not None:
+            require_number("canary", self.canary, 0, 1)
         object.__setattr__(self, "on_unmeasured", _own(self.on_unmeasured))
         for kind, choice in self._choices.items():
             require_one_of("on_unmeasured kind", kind, (*UNMEASURED_KINDS, "default"))
@@ -200,6 +206,12 @@ class Policy:
                 return Route.CLARIFY, Reason.PARTIAL_COVERAGE
             return Route.REFUSE, Reason.INSUFFICIENT
         return Route.CLARIFY, Reason.UNCERTAIN
+
+    def mode_of(self, question_hash: str) -> Mode:
+        """Whether the policy is enforced for a question, by its SHA-256 in hexadecimal."""
+        if self.mode == "shadow" or self.canary is None:
+            return self.mode
+        return "enforce" if int(question_hash[:13], 16) < self.canary * 16**13 else "shadow"
 
     def route_unmeasured(self, kind: UnmeasuredKind) -> Route | None:
         """The route of a query that could not be measured; ``None`` = raise the judge's error."""

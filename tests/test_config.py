@@ -31,6 +31,7 @@ from guard import (
     Thresholds,
     judges,
 )
+from guard.audit_file import Audit
 from guard.calibration import Temperature
 from guard.config import VARIABLES, Deployment, load_gate, resolve
 from guard.errors import UNMEASURED_KINDS
@@ -85,6 +86,7 @@ deadline = 3
 attempts = 2
 on_unmeasured = { timeout = "clarify", default = "raise" }
 mode = "shadow"
+canary = 0.5
 min_mass = 0.4
 max_context_chars = 9000
 api_version = "2024-10-21"
@@ -106,6 +108,8 @@ def test_every_key_arrives(file: Path) -> None:
     policy = gate.policy
     assert (policy.thresholds.answer_at, policy.thresholds.refuse_below) == (0.7, 0.2)
     assert (policy.deadline, policy.mode, gate.retry.attempts) == (3.0, "shadow", 2)
+    assert policy.canary == 0.5
+    assert gate.observers == ()
     assert policy.route_unmeasured("timeout") is Route.CLARIFY
     assert policy.route_unmeasured("low_mass") is None
     assert policy.messages.text(Route.CLARIFY, "de-CH") == "Was?"
@@ -113,6 +117,28 @@ def test_every_key_arrives(file: Path) -> None:
     assert gate.deployment == "default"
     assert gate.price == Price(input=0.15, output=1, cached=0.075, currency="EUR")
     assert gate.check("Why?", ["Because."]).probability == 0.6
+
+
+def test_an_audit_keeps_decisions_unless_it_is_left_out(file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    file.write_text(
+        f"[deployment.d]\njudge = 'scripted:0.6'\naudit = {{ path = '{path}', texts = true }}\n"
+    )
+    assert load_gate(file, environ={}, audit=False).observers == ()
+    gate = load_gate(file, environ={})
+    decision = gate.check("Why?", ["Because."])
+    [record] = Audit(path).records()
+    assert (record.id, record.deployment) == (decision.id, "d")
+    assert Audit(path).texts([record.id]) == {record.id: ("Why?", ("Because.",))}
+
+
+def test_no_key_is_needed_where_nothing_is_asked(file: Path) -> None:
+    file.write_text("[deployment.d]\njudge = 'openai:m'\nanswer_at = 0.6\n")
+    with pytest.raises(ConfigError, match="No key"):
+        load_gate(file, environ={})
+    gate = load_gate(file, environ={}, asks=False)
+    assert gate.policy.thresholds.answer_at == 0.6
+    judges.close(gate.judge)
 
 
 def test_what_the_judge_is_given(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,6 +252,7 @@ OVERRIDES = {
     "ON_UNMEASURED": ("raise", "on_unmeasured", "raise"),
     "ATTEMPTS": ("7", "attempts", 7),
     "MODE": ("enforce", "mode", "enforce"),
+    "CANARY": ("0.25", "canary", 0.25),
     "ON_STALE": ("clarify", "on_stale", "clarify"),
     "PROFILE": (" x.json ", "profile", "x.json"),
 }
@@ -330,6 +357,21 @@ WRONG = [
     ("price = { input = 1, output = 1, cachd = 1 }", "price.cachd", "unknown key", "`cached`"),
     (f'price = {{ input = "{CANARY}", output = 1 }}', "price.input", "is a text", "{ input"),
     ('price = { input = 1, output = 1, currency = "" }', "price.currency", "is a text", "currency"),
+    ("canary = 2", "canary", "is 2", "0.1"),
+    ("canary = true", "canary", "is true", "0.1"),
+    (f'audit = "{CANARY}"', "audit", "is a text", "path"),
+    ("audit = {}", "audit.path", "is missing", "audit.jsonl"),
+    ('audit = { path = "" }', "audit.path", "is a text", "audit.jsonl"),
+    ('audit = { path = "a", texts = 1 }', "audit.texts", "is 1", "audit.jsonl"),
+    ('audit = { path = "a", text_days = 0 }', "audit.text_days", "is 0", "audit.jsonl"),
+    ('audit = { path = "a", max_bytes = 9 }', "audit.max_bytes", "is 9", "audit.jsonl"),
+    ('audit = { path = "a", text = true }', "audit.text", "unknown key", "`texts`"),
+    (
+        'judge = "scripted:1"\naudit = { path = "none/of/these/a.jsonl" }',
+        "audit",
+        "none/of/these",
+        "folder",
+    ),
     (f'on_stale = "{CANARY}"', "on_stale", "is a text", '"raise"'),
     ('on_stale = { default = "refuse" }', "on_stale", "is a table", '"raise"'),
     ("profile = 3", "profile", "is 3", "rag-guard calibrate"),
@@ -1365,6 +1407,15 @@ def deployments(draw: st.DrawFn) -> Deployment:
         "attempts": st.integers(1, 100),
         "on_unmeasured": ROUTES | st.dictionaries(kinds, ROUTES),
         "mode": st.sampled_from(["enforce", "shadow"]),
+        "canary": PROBABILITY,
+        "audit": st.fixed_dictionaries(
+            {"path": SAID},
+            optional={
+                "texts": st.booleans(),
+                "text_days": st.integers(1, 36_500),
+                "max_bytes": st.integers(10_000, 10**12),
+            },
+        ),
         "on_stale": ROUTES,
         "price": st.fixed_dictionaries(
             {"input": st.floats(0, 1e9), "output": st.floats(0, 1e9)},

@@ -140,12 +140,12 @@ def test_faults(wire: Wire, chat_judge: MakeJudge, fault: str) -> None:
     """Each fault has its own reason, takes the policy's route, and keeps to the deadline."""
     script, reason, requests = FAULTS[fault]
     server = wire(script)
-    deadline = 0.15 if reason is Reason.TIMEOUT else 2.0
+    deadline = 0.4 if reason is Reason.TIMEOUT else 2.0
     policy = Policy(deadline=deadline, on_unmeasured={reason.value: "clarify"})
     decision, seconds = checked(Gate(chat_judge(server), policy, retry=SOON))
     assert (decision.reason, decision.route) == (reason, Route.CLARIFY)
     assert decision.probability is None and decision.unmeasured
-    assert seconds < 0.6
+    assert seconds < 1.0
     assert len(server.requests) == requests
     assert "canary" not in decision.detail
 

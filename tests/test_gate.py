@@ -50,8 +50,9 @@ ONCE = Retry(attempts=1)
 ROUTES: tuple[OnUnmeasured, ...] = ("answer", "clarify", "refuse", "raise")
 KEYS = (
     "id time route enforced reason detail probability low high p_true raw_low raw_high mass "
-    "emitted signal model fingerprint calibrated profile answer_at refuse_below deployment mode "
-    "coverage cached elapsed_seconds usage cost currency p_underspecified tried message "
+    "emitted signal model served_model system_fingerprint fingerprint calibrated profile "
+    "answer_at refuse_below deployment mode "
+    "coverage cached elapsed_seconds usage cost currency p_underspecified tried message lang "
     "question_hash contexts_hash"
 )
 

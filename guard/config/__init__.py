@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from guard.config.audit import audit_of
 from guard.config.cache import cache_of
 from guard.config.deployment import (
+    AuditKeys,
     Deployment,
     LabelTexts,
     MessageTexts,
@@ -33,6 +35,7 @@ from guard.retry import Retry
 
 __all__ = [
     "VARIABLES",
+    "AuditKeys",
     "Deployment",
     "LabelTexts",
     "MessageTexts",
@@ -52,6 +55,8 @@ def load_gate(
     environ: Mapping[str, str] | None = None,
     options: Mapping[str, object] | None = None,
     profiles: bool = True,
+    audit: bool = True,
+    asks: bool = True,
 ) -> Gate:
     """The gate of one deployment.
 
@@ -66,6 +71,10 @@ def load_gate(
             or ``fallback``, which name tables of the file. Errors call them by their option, e.g.
             ``--answer-at``.
         profiles: ``False`` leaves them aside, unread, as for a tool that makes a new one.
+        audit: ``False`` keeps no decision, as for a tool whose rows are no queries of users.
+
+        asks: ``False`` needs no key: for routing what is already judged. Such a gate's judge must
+            not be asked.
 
     Raises:
         ConfigError: a file, variable or option is missing or wrong, or no judge is named. It says
@@ -78,7 +87,7 @@ def load_gate(
         chain = [replace(each, profile=None) for each in chain]
     settled = chain[0]
     policy = _policy(settled)
-    judge, profile = judge_of(chain, environ)
+    judge, profile = judge_of(chain, environ if asks else None)
     return Gate(
         judge,
         policy,
@@ -87,6 +96,7 @@ def load_gate(
         deployment=settled.name,
         profile=profile,
         price=settled.deployment.price_of_tokens(),
+        observers=audit_of(settled) if audit else (),
     )
 
 

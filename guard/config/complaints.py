@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from guard._json import as_map
-from guard.config.deployment import LabelTexts, MessageTexts, PriceKeys, Table
+from guard.config.deployment import AuditKeys, LabelTexts, MessageTexts, PriceKeys, Table
 from guard.config.toml import dotted
 from guard.errors import UNMEASURED_KINDS, ConfigError
 
@@ -102,6 +102,7 @@ def _keys_of(path: Sequence[str]) -> Iterable[str]:
         "labels": LabelTexts.model_fields,
         "messages": MessageTexts.model_fields,
         "price": PriceKeys.model_fields,
+        "audit": AuditKeys.model_fields,
         "on_unmeasured": (*UNMEASURED_KINDS, "default"),
     }
     return known[path[0]] if path else Table.model_fields

@@ -99,6 +99,15 @@ class PriceKeys(_Part):
     currency: str = Field(default="USD", pattern=r"\S")
 
 
+class AuditKeys(_Part):
+    """Where decisions are kept; see `guard.audit.AuditLog`."""
+
+    path: str = Field(pattern=r"\S")
+    texts: bool = False
+    text_days: int = Field(default=30, ge=1, le=36_500)
+    max_bytes: int = Field(default=100_000_000, ge=10_000, le=10**12)
+
+
 class Table(_Part):
     """One ``[deployment.NAME]`` table as it stands in a file; `Deployment` is a complete one.
 
@@ -187,6 +196,18 @@ class Table(_Part):
         'or one for each kind: { timeout = "clarify", default = "refuse" }',
     )
     mode: Mode = Field(default="enforce", description='"enforce" or "shadow"')
+    canary: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="a number from 0 to 1, e.g. 0.1: the share of questions that it is enforced "
+        "for",
+    )
+    audit: AuditKeys | None = Field(
+        default=None,
+        description='a table: { path = "audit.jsonl" }, and texts, text_days and max_bytes where '
+        "they differ",
+    )
     min_mass: float = Field(default=0.5, ge=0, le=1, description="a number from 0 to 1, e.g. 0.5")
     max_context_chars: int | None = Field(
         default=None,
@@ -235,6 +256,7 @@ class Deployment(Table):
             deadline=self.deadline,
             mode=self.mode,
             on_stale=self.on_stale,
+            canary=self.canary,
         )
 
     def thresholds(self) -> Thresholds:

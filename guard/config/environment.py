@@ -16,6 +16,7 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "on_stale": str,
     "profile": str,
     "mode": str,
+    "canary": float,
     "answer_at": float,
     "refuse_below": float,
     "deadline": float,

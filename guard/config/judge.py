@@ -17,15 +17,19 @@ from guard.posterior import posterior
 from guard.profile import Profile
 from guard.providers import OPENAI, provider_of
 
+NO_KEY = "none: nothing is asked"
 # These run in this process, so a key that the file names for another judge is not asked for.
 _LOCAL_JUDGES = ("embedded", "gguf", "scripted")
 
 
-def judge_of(chain: Sequence[Settled], environ: Mapping[str, str]) -> tuple[Judge, Profile | None]:
+def judge_of(
+    chain: Sequence[Settled], environ: Mapping[str, str] | None
+) -> tuple[Judge, Profile | None]:
     """The judge of the first deployment, with those of its fallbacks behind it, and its profile.
 
     A fallback brings its judge and its thresholds, or its profile; everything else is the first
-    one's. The judge of several has all profiles itself.
+    one's. The judge of several has all profiles itself. ``environ`` holds the keys; ``None`` =
+    nothing will be asked.
     """
     first, *others = chain
     for settled in chain:
@@ -59,12 +63,14 @@ def _require_own_profiles(chain: Sequence[Settled], links: Sequence[Link]) -> No
         raise
 
 
-def _judge(settled: Settled, environ: Mapping[str, str]) -> Judge:
+def _judge(settled: Settled, environ: Mapping[str, str] | None) -> Judge:
     """Makes one judge; errors name the place where it was chosen."""
     keys = settled.deployment
     name = keys.judge or ""
     local = name.partition(":")[0] in _LOCAL_JUDGES
-    api_key = None if local else _api_key(settled, environ)
+    api_key = None
+    if not local:
+        api_key = NO_KEY if environ is None else _api_key(settled, environ)
     try:
         return judges.from_name(
             name,
