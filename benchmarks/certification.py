@@ -11,6 +11,8 @@ a sum. For every world, n and bound on the leaks it prints
               above its bound; at most 5 % by the guarantee, half of it for each of the two
     oracle    the same test at the one pair of thresholds that is likeliest to pass, which nobody
               knows: what a search could be compared with
+    informed  the same by one who knows all true rates and also sees, before choosing, how many rows
+              each candidate answers; no label. More than any search can reach
     naive     share of draws in which the lowest threshold whose observed leak rate is within the
               bound has a true one above it
     Holm, FST MAPIE's risk control of precision on the same draws and candidates: share of draws
@@ -231,15 +233,40 @@ WORLDS = ("informative", "weak", "uninformative", "just above")
 def oracle_passes(draw: Draw, max_leak: float) -> bool:
     """The exact test at the pair of thresholds that is likeliest to pass."""
     world, n = draw.world, len(draw.cells)
-    at, below = int(np.argmax(_chances(world, n, max_leak))), world.lowest_refusing
-    low, high = draw.scores.T
+    at = int(np.argmax(_chances(world, n, max_leak)))
+    low, _ = draw.scores.T
     answered = (low >= GRID[at]) | world.routed("answer")[draw.cells]
     leaks, rows = int((answered & ~draw.labels).sum()), int(answered.sum())
-    refused = (high < GRID[below]) | world.routed("refuse")[draw.cells]
     passes_leak = rows > 0 and binom.cdf(leaks, rows, max_leak) <= LEVEL
-    sufficient = int(draw.labels.sum())
+    return bool(passes_leak) and _refusals_pass(draw)
+
+
+def informed_passes(draw: Draw, max_leak: float) -> bool:
+    """The exact test where it is likeliest to pass, given how many rows each candidate answers."""
+    world = draw.world
+    low, _ = draw.scores.T
+    by_policy = world.routed("answer")[draw.cells]
+    rows = np.array([int(((low >= cut) | by_policy).sum()) for cut in GRID])
+    most = _most_that_pass(rows, max_leak)
+    chances = np.where(most >= 0, binom.cdf(most, rows, world.leaks), 0.0)
+    at = int(np.argmax(chances))
+    leaks = int((((low >= GRID[at]) | by_policy) & ~draw.labels).sum())
+    return bool(chances[at] > 0 and leaks <= most[at]) and _refusals_pass(draw)
+
+
+def _most_that_pass(rows: Any, max_leak: float) -> Any:
+    """The greatest number of leaks that passes, of so many rows; -1 = not even none."""
+    most = binom.ppf(LEVEL, rows, max_leak)
+    return np.where(binom.cdf(most, rows, max_leak) > LEVEL, most - 1, most)
+
+
+def _refusals_pass(draw: Draw) -> bool:
+    world = draw.world
+    _, high = draw.scores.T
+    refused = high < GRID[world.lowest_refusing]
+    refused = refused | world.routed("refuse")[draw.cells]
     lost = int((refused & draw.labels).sum())
-    return bool(passes_leak and binom.cdf(lost, sufficient, MAX_FALSE_REFUSAL) <= LEVEL)
+    return bool(binom.cdf(lost, int(draw.labels.sum()), MAX_FALSE_REFUSAL) <= LEVEL)
 
 
 @lru_cache(maxsize=256)
@@ -248,8 +275,7 @@ def _chances(world: World, n: int, max_leak: float) -> Floats:
     # Over the number answered, not at its mean: passing is a saw of that number.
     parts = (np.arange(_PARTS) + 0.5) / _PARTS
     rows = binom.ppf(parts[:, None], n, np.clip(world.answered, 0, 1)[None, :]).astype(int)
-    most: Floats = binom.ppf(LEVEL, rows, max_leak)
-    most = np.where(binom.cdf(most, rows, max_leak) > LEVEL, most - 1, most)
+    most = _most_that_pass(rows, max_leak)
     chances = np.where(most >= 0, binom.cdf(most, rows, world.leaks[None, :]), 0.0)
     averages: Floats = chances.mean(axis=0)
     return averages
@@ -299,6 +325,7 @@ class Shares:
     promised: float
     broken: float
     oracle: float
+    informed: float
     leaking: float
     refusing: float
 
@@ -315,7 +342,7 @@ class Shares:
     ) -> "Shares":
         """Those of so many seeded draws."""
         random = np.random.default_rng([seed, n, int(1000 * max_leak)])
-        promised = broken = oracle = leaking = refusing = 0
+        promised = broken = oracle = informed = leaking = refusing = 0
         for _ in range(draws):
             draw = world.draw(n, random)
             result = draw.certified(max_leak, world.draw(n, random) if pilot else None)
@@ -326,7 +353,8 @@ class Shares:
                 leaking += world.leaks_at(cuts.answer_at, max_leak)
                 refusing += world.loses_below(cuts.refuse_below)
             oracle += oracle_passes(draw, max_leak)
-        counts = (promised, broken, oracle, leaking, refusing)
+            informed += informed_passes(draw, max_leak)
+        counts = (promised, broken, oracle, informed, leaking, refusing)
         return cls(*(count / draws for count in counts))
 
 
@@ -389,7 +417,17 @@ def main() -> None:
         f"Python {platform.python_version()}, {options.draws} draws a row (others: at most 50); "
         f"false refusals at most {MAX_FALSE_REFUSAL:.0%}, confidence {CONFIDENCE:.0%}"
     )
-    names = ("promised", "broken", "oracle", "naive", "Holm", "Holm broken", "FST", "FST broken")
+    names = (
+        "promised",
+        "broken",
+        "oracle",
+        "informed",
+        "naive",
+        "Holm",
+        "Holm broken",
+        "FST",
+        "FST broken",
+    )
     print(f"{'world':14}{'n':>6}{'leak':>6}" + "".join(f"{name:>12}" for name in names))
     for row in rows:
         print(

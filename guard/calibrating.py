@@ -28,7 +28,10 @@ from guard.thresholds import Thresholds
 from guard.verdict import Verdict
 
 LEAST_OF_A_LANGUAGE = 10
-"""Rows; a profile is not for languages of fewer."""
+"""Certified rows; a profile is not for languages of fewer."""
+
+UNDETERMINED = "und"
+"""BCP 47's tag for rows that name no language."""
 
 FIT_SHARE = 0.3
 """Of the groups, for the calibrator: it has two numbers to find, the certificate has a promise."""
@@ -95,6 +98,7 @@ def calibrate(
     fingerprint = _one_judge(judgements)
     fitting, certifying = _parts(judgements, certifiable, fit_share, seed)
     draft = _draft(judgements, fingerprint, data_version, pin_backend=pin_backend)
+    draft = replace(draft, languages=_languages(certifying, draft.signal))
     fitted = _fitted(draft, fitting, kind, seed)
     draft = replace(draft, calibrator=fitted.calibrator)
     scores = [_score(draft, each) for each in certifying]
@@ -112,6 +116,8 @@ def calibrate(
     )
     profile = None
     if isinstance(outcome, Certified):
+        routes = tuple(policy.routes_unmeasured().items())
+        outcome = replace(outcome, certificate=replace(outcome.certificate, routes=routes))
         profile = replace(
             draft,
             thresholds=outcome.thresholds,
@@ -210,7 +216,6 @@ def _draft(
         signal=Counter(verdict.signal for verdict in verdicts).most_common(1)[0][0],
         model=_one_model(verdicts),
         system_fingerprints=_backends(verdicts) if pin_backend else (),
-        languages=_languages(judgements),
         data_version=data_version,
     )
 
@@ -232,12 +237,24 @@ def _backends(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _languages(judgements: Sequence[Judgement]) -> tuple[str, ...]:
-    """Those of at least so many rows that they may count as calibrated."""
-    counts = Counter((each.lang or "").strip() for each in judgements)
-    return tuple(
-        sorted(lang for lang, rows in counts.items() if lang and rows >= LEAST_OF_A_LANGUAGE)
-    )
+def _languages(certifying: Sequence[Judgement], signal: str | None) -> tuple[str, ...]:
+    """Those that enough certified rows, measured as the profile asks, are of.
+
+    Where some rows name a language and none is named by enough, it is `UNDETERMINED` alone: the
+    profile is then for queries that name none. Empty = no row names one, and none is compared.
+    """
+    named = [((each.lang or "").strip(), each.verdict) for each in certifying]
+    if not any(lang for lang, _ in named):
+        return ()
+    counts = Counter(lang for lang, said in named if lang and said and said.signal == signal)
+    enough = {lang for lang, rows in counts.items() if rows >= LEAST_OF_A_LANGUAGE}
+    if not enough and all(lang for lang, _ in named):
+        raise ConfigError(
+            f"No language has {LEAST_OF_A_LANGUAGE} rows to certify on: {len(counts)} have fewer.",
+            hint="Label more rows of those that you serve, or leave `lang` away from the rows: then "
+            "none is compared.",
+        )
+    return tuple(sorted(enough)) or (UNDETERMINED,)
 
 
 def _fitted(draft: Profile, rows: Sequence[Judgement], kind: str, seed: int) -> Fitted:

@@ -1,5 +1,6 @@
 """A certificate: what was promised of two thresholds, on which evidence, with which confidence."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from guard.thresholds import Thresholds
@@ -35,6 +36,8 @@ class Certificate:
         n: rows it was made from, one of each group.
         groups: how many groups there were.
         method: how it was made, in words.
+        routes: where the policy that was certified sends what has no usable verdict, as pairs of
+            a kind (or ``stale_profile``) and a route or ``raise``; empty = not known.
     """
 
     leak: Bound
@@ -43,6 +46,18 @@ class Certificate:
     n: int
     groups: int
     method: str
+    routes: tuple[tuple[str, str], ...] = ()
+
+    def broken_by(self, routes: Mapping[str, str]) -> list[str]:
+        """Kinds without a verdict that these routes send where the promise did not reckon with.
+
+        To answer more of them may leak more, and to refuse more of them may refuse falsely.
+        """
+        return [
+            kind
+            for kind, route in self.routes
+            if routes.get(kind, route) != route and routes[kind] in ("answer", "refuse")
+        ]
 
 
 @dataclass(frozen=True, slots=True)

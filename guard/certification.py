@@ -55,6 +55,8 @@ _SCORE_HINT = "Pass a probability, (low, high) bounds, or None for what could no
 _BEYOND = {"answer": (2.0, 2.0), "refuse": (-1.0, -1.0)}
 _ROUTES = ("answer", "clarify", "refuse", "raise")
 _NONE_WOULD = "No number of rows would do: the rate itself is above the bound"
+_LEAK = "leak rate P(insufficient | answered)"
+_FALSE_REFUSAL = "false-refusal rate P(refused | sufficient)"
 _LIKELY = 0.8  # Probability with which `needed_n` rows would do.
 _ALIKE = 0.01  # Of probabilities to pass; closer ones are not told apart.
 _MOST_ROWS = 1_000_000
@@ -321,10 +323,15 @@ class _Search:
 
     def result(self, pilot: _Rows | None) -> Certified | NotCertifiable:
         """The best that can be promised."""
-        first = self._first(pilot) if self.answers_some.any() else 0
+        first = self.first(pilot) if self.answers_some.any() else 0
         answer, refuse = self._answer_at(first), self._refuse_below()
         if answer is None or refuse is None:
-            return _why_not(self, first, answer is None, refuse is None)
+            parts = list[tuple[str, int | None]]()
+            if answer is None:
+                parts.append(_why_leak(self, first, piloted=pilot is not None))
+            if refuse is None:
+                parts.append(_why_refusal(self))
+            return _why_not(parts)
         # What is below both passed too: refused rows are nested.
         refuse = min(refuse, answer)
         if not self.refuses_some[refuse]:
@@ -384,7 +391,7 @@ class _Search:
         alike = np.flatnonzero(shares[found : first + 1] == shares[found])
         return found + int(alike[len(alike) // 2])
 
-    def _first(self, pilot: _Rows | None) -> int:
+    def first(self, pilot: _Rows | None) -> int:
         """The candidate that is likeliest to pass; of many that nearly are, the middle one.
 
         What these rows' scores say and what the pilot has seen count alike.
@@ -436,35 +443,33 @@ def _power(rows: Counts, risk: Floats, rate: float, level: float) -> Floats:
 # ── Why not ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def _why_not(search: _Search, first: int, leak: bool, refusal: bool) -> NotCertifiable:
-    parts = list[tuple[str, int | None]]()
-    if leak:
-        parts.append(_why_leak(search, first))
-    if refusal:
-        parts.append(_why_refusal(search))
+def _why_not(parts: Sequence[tuple[str, int | None]]) -> NotCertifiable:
     needed = [n for _, n in parts if n is not None]
     return NotCertifiable(
         " ".join(reason for reason, _ in parts), max(needed) if len(needed) == len(parts) else None
     )
 
 
-def _why_leak(search: _Search, first: int) -> tuple[str, int | None]:
+def _why_leak(search: _Search, first: int, *, piloted: bool) -> tuple[str, int | None]:
     events, rows = search.leaks
     if not search.answers_some.any():
         return "No row reaches the lowest threshold: nothing would be answered.", None
-    seen = np.column_stack([events, rows])[search.answers_some]
-    what = "leak rate P(insufficient | answered)"
-    reason, needed = _lacking(search, what, "answered", seen, search.max_leak)
-    if (_tails(seen[:, 0], seen[:, 1], search.max_leak) <= search.level).any():
-        reason = (
-            f"The {what} is {events[first]} of {rows[first]} rows at {GRID[first]:.3f}, where the "
-            f"search began because the scores promised most there; {search.max_leak:g} is not "
-            "shown, and no other candidate may be tried on the same rows. The scores are not "
-            "calibrated on them: fit a calibrator to other rows, and pass those as the pilot."
+    seen = np.column_stack([events, rows])
+    passing = _tails(events, rows, search.max_leak) <= search.level
+    if not passing[search.answers_some].any():
+        return _lacking(search, _LEAK, "answered", seen[search.answers_some], search.max_leak)
+    # It would pass elsewhere; but to have looked at several places is to have looked for luck.
+    reason, needed = _lacking(search, _LEAK, "answered", seen[[first]], search.max_leak)
+    began = (
+        f"The search began at {GRID[first]:.3f}, where the scores promised most, and no other "
+        "threshold may be tried on the same rows."
+    )
+    if not piloted:
+        began += (
+            " The scores are not calibrated on them: fit a calibrator to other rows, and pass "
+            "those as the pilot."
         )
-        there = np.column_stack([events, rows])[[first]]
-        needed = _needed(there, len(search.rows.sufficient), search.max_leak, search.level)
-    return reason, needed
+    return f"{reason} {began}", needed
 
 
 def _why_trivial(search: _Search, answer: int) -> NotCertifiable:
@@ -485,7 +490,7 @@ def _why_refusal(search: _Search) -> tuple[str, int | None]:
         return "No row is labelled sufficient: a rate of false refusals has no meaning.", None
     return _lacking(
         search,
-        "false-refusal rate P(refused | sufficient)",
+        _FALSE_REFUSAL,
         "sufficient",
         np.column_stack([events, np.full_like(events, total)])[search.refuses_some],
         search.max_false_refusal,
@@ -505,7 +510,7 @@ def _lacking(
     )
     n = len(search.rows.sufficient)
     needed = _needed(seen, n, most, search.level)
-    if needed is None and not (seen[:, 0] < most * seen[:, 1]).any():
+    if needed is None and (_tails(seen[:, 1] - seen[:, 0], seen[:, 1], 1 - most) < 0.05).all():
         return f"{reason} {_NONE_WOULD}.", None
     least = _least(most, search.level)
     about = "how many would do cannot be told from so few"

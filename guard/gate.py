@@ -135,7 +135,18 @@ class Gate:
                 raise
             logger.warning("The profile is stale. %s", error.message)
             return f"its judge is {self.profile.fingerprint}, not {self.judge.fingerprint}"
+        self._warn_of_other_routes(self.profile)
         return None
+
+    def _warn_of_other_routes(self, profile: Profile) -> None:
+        """The thresholds hold all the same, but not the promise over all queries."""
+        routes = self.policy.routes_unmeasured()
+        if profile.certificate is not None and (kinds := profile.certificate.broken_by(routes)):
+            logger.warning(
+                "The profile's promise does not hold here: it was certified with other routes for "
+                "%s. Certify with this policy, or send these where they went then.",
+                ", ".join(kinds),
+            )
 
     def unobserved(self) -> "Gate":
         """The same gate, but nobody is told: for surveys, which are no queries of users."""

@@ -14,6 +14,8 @@ from guard.verdict import Usage, Verdict
 
 T = TypeVar("T")
 
+_MOST = 10**12
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -200,8 +202,8 @@ class _Fields:
 
     def whole_or_none(self, name: str) -> int | None:
         value = self.number_or_none(name)
-        if value is not None and not isinstance(value, int):
-            raise _wrong(f"`{self.above}{name}`", "is not a whole number")
+        if value is not None and (not isinstance(value, int) or value > _MOST):
+            raise _wrong(f"`{self.above}{name}`", f"is not a whole number up to {_MOST}")
         return value
 
     def map(self, name: str) -> Mapping[str, object] | None:

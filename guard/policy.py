@@ -219,6 +219,13 @@ class Policy:
         choice = choices.get(kind) or choices.get("default", DEFAULT_ROUTE)
         return None if choice == "raise" else Route(choice)
 
+    def routes_unmeasured(self) -> dict[str, str]:
+        """Where each kind without a usable verdict goes: a route, or ``raise``."""
+        routes = {kind: self.route_unmeasured(kind) for kind in UNMEASURED_KINDS}
+        named = {kind: route.value if route else "raise" for kind, route in routes.items()}
+        stale = self.route_stale()
+        return {**named, Reason.STALE_PROFILE.value: stale.value if stale else "raise"}
+
     def route_stale(self) -> Route | None:
         """The route of a query whose profile is stale; ``None`` = raise `StaleProfile`."""
         choice = self.on_stale or DEFAULT_ROUTE

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
 
-from guard._json import as_map, as_text
+from guard._json import as_list, as_map, as_text
 from guard._profile_file import AGAIN, read_content, require_fields, write_content
 from guard._require import require_instance, require_number
 from guard.calibration import Calibrator, calibrated, calibrator_from
@@ -222,9 +222,18 @@ def _certificate(value: object) -> Certificate:
     for name in ("n", "groups"):
         require_number(f"certificate.{name}", values[name], 0, _MOST_ROWS, whole=True)
     _require_texts("certificate.method", [values["method"]])
+    values["routes"] = _routes(values["routes"])
     for name in ("leak", "false_refusal"):
         values[name] = _bound(f"certificate.{name}", values[name])
     return Certificate(**values)
+
+
+def _routes(value: object) -> tuple[tuple[str, str], ...]:
+    pairs = [as_list(each) for each in as_list(value)]
+    for pair in pairs:
+        if len(_require_texts("certificate.routes", pair)) != 2:
+            raise ConfigError("`certificate.routes` is no list of pairs.")
+    return tuple((str(kind), str(route)) for kind, route in pairs)
 
 
 def _bound(place: str, value: object) -> Bound:

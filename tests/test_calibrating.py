@@ -335,6 +335,8 @@ def test_the_backend_is_written_down_if_it_is_to_count(
         (["de", " "], ("de",)),
         ([None], ()),
         (["de"] * 99 + ["fr"], ("de",)),  # Too few rows to count as calibrated.
+        # None has enough, so that it is for no query whose language is known.
+        ([None] * 150 + ["ja"], ("und",)),
     ],
 )
 def test_languages_are_written_down_if_enough_rows_have_them(
@@ -343,6 +345,61 @@ def test_languages_are_written_down_if_enough_rows_have_them(
     said = [replace(each, lang=langs[at % len(langs)]) for at, each in enumerate(judgements)]
     profile = calibrate(said, Policy(), **BOUNDS).profile
     assert profile is not None and profile.languages == expected
+
+
+def test_so_many_languages_that_none_has_enough_rows_are_an_error(
+    judgements: list[Judgement],
+) -> None:
+    """A profile for all of them would be one for languages that nobody looked at."""
+    said = [replace(each, lang=f"q{at % 120:03}") for at, each in enumerate(judgements)]
+    with pytest.raises(ConfigError, match="No language has 10 rows"):
+        calibrate(said, Policy(), **BOUNDS)
+
+
+def test_a_language_that_was_never_certified_on_does_not_count(
+    judgements: list[Judgement],
+) -> None:
+    """Neither rows that serve the calibrator alone, nor those without a verdict."""
+    said = [replace(each, lang="en") for each in judgements]
+    picked = {each.id for each in said[:40]}
+    for at in range(40):
+        said[at] = replace(said[at], lang="de")
+    random = {each.id for each in said} - picked
+    profile = calibrate(said, Policy(), certifiable=random, **BOUNDS).profile
+    assert profile is not None and profile.languages == ("en",)
+    for at in range(40):
+        said[at] = replace(said[at], verdict=None, reason="timeout")
+    profile = calibrate(said, Policy(on_unmeasured="clarify"), **BOUNDS).profile
+    assert profile is not None and profile.languages == ("en",)
+
+
+def test_rows_without_contexts_are_refused_whatever_the_policy(
+    judgements: list[Judgement], seen: Seen
+) -> None:
+    """As a gate refuses them, without asking."""
+    said = [
+        replace(each, verdict=None, reason="no_contexts") if at % 9 == 0 else each
+        for at, each in enumerate(judgements)
+    ]
+    calibrate(said, Policy(on_unmeasured="clarify", on_stale="answer"), **BOUNDS)
+    routes = zip(seen.certified["scores"], seen.certified["on_unmeasured"], strict=True)
+    missing = [route for score, route in routes if score is None]
+    assert len(missing) > 30 and set(missing) == {"refuse"}
+
+
+def test_the_promise_is_of_the_policy_that_was_certified(
+    calibration: Calibration, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where another sends more to be answered, or refused, unmeasured, a gate says so."""
+    profile = calibration.profile
+    assert profile is not None and profile.certificate is not None
+    assert dict(profile.certificate.routes)["timeout"] == "refuse"
+    judge = ScriptedJudge(0.9)
+    for policy in (Policy(), Policy(on_unmeasured="clarify"), Policy(on_unmeasured="raise")):
+        Gate(judge, policy, profile=profile)
+    assert caplog.text == ""
+    Gate(judge, Policy(on_unmeasured={"timeout": "answer"}), profile=profile)
+    assert "promise does not hold here" in caplog.text and "timeout." in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["identity", "temperature", "platt", "isotonic"])

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from guard import ConfigError
 from guard.certificate import Certified, NotCertifiable
 from guard.certification import GRID, Score, certify
+from guard.certification import _Rows as Rows  # pyright: ignore[reportPrivateUsage]
+from guard.certification import _Search as Search  # pyright: ignore[reportPrivateUsage]
 
 ROUTES = ("answer", "clarify", "refuse", "raise")
 
@@ -530,7 +532,7 @@ def test_scores_that_are_not_calibrated_are_named_as_the_reason() -> None:
     options: Any = {"max_leak": 0.2, "max_false_refusal": 0.2}
     found = certify(scores, labels, **options)
     assert isinstance(found, NotCertifiable)
-    assert "60 of 100 rows" in found.reason and "pilot" in found.reason
+    assert "60 of 100 answered rows" in found.reason and "pilot" in found.reason
     # Other rows, to which a calibrator was fitted, know better where to begin.
     options |= {"pilot": scores, "pilot_sufficient": labels}
     assert isinstance(certify(scores, labels, **options), Certified)
@@ -550,6 +552,23 @@ def test_the_search_begins_where_the_pilot_did_not_leak() -> None:
 def test_a_pilot_of_nothing_measured_changes_nothing() -> None:
     case = a_case(400, 5, max_leak=0.1)
     assert case.certify(pilot=[None] * 3, pilot_sufficient=[True] * 3) == case.certify()
+
+
+@settings(deadline=None)
+@given(cases(), st.none() | cases(), st.randoms())
+def test_no_label_says_where_the_search_begins(
+    case: Case, pilot: Case | None, lot: random.Random
+) -> None:
+    """Or it would begin where these very rows happen to pass."""
+
+    def first(labels: list[bool]) -> int:
+        rows = Rows.of(case.scores, labels, case.routes)
+        search = Search(rows, 0.95, case.max_leak, case.max_false_refusal)
+        others = None if pilot is None else Rows.of(pilot.scores, pilot.labels, "clarify")
+        return search.first(others) if search.answers_some.any() else 0
+
+    drawn = [lot.random() < 0.5 for _ in case.labels]
+    assert first(drawn) == first(case.labels) == first([not label for label in drawn])
 
 
 def test_what_the_policy_answers_unseen_counts_where_the_search_begins() -> None:

@@ -68,6 +68,8 @@ def reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[Path]:
     server = WireServer(endpoint())
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-reader-0123456789")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    monkeypatch.setenv("PATH", path)
     (tmp_path / "guard.toml").write_text("".join(blocks("toml", ROOT / "README.md")), "utf-8")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
@@ -79,6 +81,7 @@ def reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[Path]:
 @pytest.mark.usefixtures("reader")
 def test_python_blocks_run(page: Path) -> None:
     """Every Python block of a page runs, in order, in one namespace."""
+    written(page, Path())
     document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
     gates: set[Gate] = set()
     for example in document.examples():
@@ -108,6 +111,13 @@ def test_commands_run(page: Path, reader: Path) -> None:
             assert [line for line in shown if line not in words(printed)] == [], printed
 
 
+def written(page: Path, folder: Path) -> None:
+    """Writes each `toml` block that begins with its file's name to that file."""
+    for text in blocks("toml", page):
+        if file := re.match(r"# ([\w-]+\.toml)\n", text):
+            (folder / file[1]).write_text(text, "utf-8")
+
+
 def commands(block: str) -> list[str]:
     """The lines of a block; one that goes on after a backslash is one."""
     return block.replace("\\\n", " ").splitlines()
@@ -120,12 +130,11 @@ def run(command: str, folder: Path) -> str:
     if not command.startswith(OURS):
         return ""
     code = re.search(r"# exit code (\d+)$", command)
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     ended = subprocess.run(
         command,
         shell=True,
         cwd=folder,
-        env={**os.environ, "PATH": path, "COLUMNS": "100"},
+        env={**os.environ, "COLUMNS": "100"},
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",

@@ -11,8 +11,10 @@ import pytest
 
 from guard import fitting
 from guard.calibration import KINDS, Identity, Isotonic, Platt, Temperature
+from guard.calibration_error import calibration_error
 from guard.errors import ConfigError
 from guard.fitting import fit
+from guard.metrics import Scored
 
 Sample = tuple[list[float], list[bool]]
 
@@ -277,3 +279,14 @@ def test_without_the_extra_the_error_says_how_to_get_it() -> None:
     )
     said = 'sklearn is not installed. pip install "rag-guard[calibrate]"'
     assert done.stdout.splitlines() == [said], done.stderr
+
+
+def test_the_error_after_is_of_rows_that_the_fit_had_not_seen() -> None:
+    """Scores say little here; a fit to the same rows would look calibrated by learning them."""
+    lot = np.random.default_rng(8)
+    scores = lot.random(80).tolist()
+    labels = (lot.random(80) < np.linspace(0.3, 0.7, 80)[np.argsort(np.argsort(scores))]).tolist()
+    fitted = fit(scores, labels, kind="isotonic")
+    learned = np.array([fitted.calibrator.apply(score) for score in scores])
+    seen = calibration_error(Scored(learned, np.array(labels, float)), [*range(80)], seed=0)
+    assert fitted.ece_after.value > 2 * seen.value

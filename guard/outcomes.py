@@ -1,0 +1,138 @@
+"""Outcomes: what people later said of decisions, kept in a file next to the audit.
+
+    {"id": "9f1c…", "outcome": "insufficient", "time": "2026-11-21T13:15:00+00:00", "by": "anna"}
+
+For ``audit.jsonl`` that file is ``audit.outcomes.jsonl``. It only grows: who thinks again adds a
+line, and the last word of each kind counts.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+from guard._json import as_map
+from guard._require import require_one_of
+from guard.errors import ConfigError
+from guard.line_file import LineFile, beside, lines_of, may_be_half
+
+Word = Literal["sufficient", "insufficient", "helpful", "wrong"]
+"""``sufficient``, ``insufficient``: of the contexts. ``helpful``, ``wrong``: of the answer."""
+
+WORDS: tuple[Word, ...] = get_args(Word)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What people said of one decision; contexts and answer are told apart.
+
+    A wrong answer does not show that its contexts were insufficient: the model may have misread
+    them. Nor does a helpful one show that they sufficed.
+
+    Attributes:
+        sufficient: whether the contexts held the answer; ``None`` = nobody said.
+        helpful: whether the answer helped (``False`` = it was wrong); ``None`` = nobody said.
+    """
+
+    sufficient: bool | None = None
+    helpful: bool | None = None
+
+    def with_word(self, word: Word) -> "Outcome":
+        """The outcome after one more word, which replaces the last of its kind."""
+        if word in ("sufficient", "insufficient"):
+            return replace(self, sufficient=word == "sufficient")
+        return replace(self, helpful=word == "helpful")
+
+
+class OutcomeFile:
+    """The outcomes of an audit's decisions. Safe for processes; private to this user.
+
+    Args:
+        audit: the audit's file.
+
+    Attributes:
+        path: of the outcomes; need not exist.
+        broken: half lines that the last `read` left out: an outcome whose writer was killed.
+    """
+
+    def __init__(self, audit: str | os.PathLike[str]) -> None:
+        self.path = beside(Path(os.path.realpath(audit)), "outcomes")
+        self.broken = 0
+
+    def add(self, said: Iterable[tuple[str, Word]], *, by: str | None = None) -> None:
+        """Writes outcomes, all or none; they are on disk when this returns.
+
+        Args:
+            said: whole ids of decisions, and a word on each.
+            by: who says it.
+
+        Raises:
+            ConfigError: a word is none of `WORDS`, or the file cannot be written, or holds
+                something else.
+        """
+        self.read()
+        lines = "".join(_line(id, word, by) for id, word in said)
+        file = LineFile(self.path)
+        try:
+            file.append(lines.encode("ascii"), durable=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{str(self.path)!r} cannot be written: {error.strerror}.",
+                hint="Nothing was noted. Mend this, then run the same again.",
+            ) from error
+        finally:
+            file.close()
+
+    def read(self) -> dict[str, Outcome]:
+        """The outcomes by the decision's id.
+
+        Raises:
+            ConfigError: the file cannot be read, or holds something else.
+        """
+        self.broken, found = 0, dict[str, Outcome]()
+        try:
+            with open(self.path, "rb") as file:
+                for number, line in enumerate(lines_of(file), start=1):
+                    self._take(f"{self.path}, line {number}", line, found)
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            problem = f"{str(self.path)!r} cannot be read: {error.strerror}."
+            raise ConfigError(problem, hint="Look at its place and its owner.") from error
+        return found
+
+    def _take(self, place: str, line: bytes, found: dict[str, Outcome]) -> None:
+        if not line.strip():
+            return
+        try:
+            values = as_map(json.loads(line))
+        except (ValueError, RecursionError):
+            if not may_be_half(line):
+                raise _not_ours(place) from None
+            self.broken += 1
+            return
+        id, word = _said(place, values)
+        found[id] = found.get(id, Outcome()).with_word(word)
+
+
+def _line(id: str, word: Word, by: str | None) -> str:
+    require_one_of("outcome", word, WORDS)
+    time = datetime.now(UTC).isoformat()
+    return json.dumps({"id": id, "outcome": word, "time": time, "by": by}) + "\n"
+
+
+def _said(place: str, values: Mapping[str, object]) -> tuple[str, Word]:
+    id, word = values.get("id"), values.get("outcome")
+    if not isinstance(id, str) or word not in WORDS:
+        raise _not_ours(place)
+    return id, word
+
+
+def _not_ours(place: str) -> ConfigError:
+    return ConfigError(
+        f"{place}: not an outcome of rag-guard.",
+        hint="Outcomes stand next to the audit, in a file of their own; move this one away.",
+    )

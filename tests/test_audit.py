@@ -1,0 +1,608 @@
+"""The audit is written: what is kept, by whom it can be read, what survives."""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import resource
+import shutil
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wire import Answer, Script, WireServer
+
+from guard import Decision, Gate, JudgeRejected, JudgeUnavailable, Policy, Usage, Verdict
+from guard import audit as audits
+from guard.audit import AuditLog
+from guard.audit_file import Audit, Record, texts_folder
+from guard.errors import ConfigError
+from guard.judge import Judge
+from guard.line_file import LineFile, rotated
+from guard.observer import Observer
+from guard.testing import Scripted, ScriptedJudge
+
+CANARY = "sk-canary-0123456789"
+QUESTION, CONTEXT = "zebra-question", "zebra-context"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.jsonl"
+
+
+def decided(script: Scripted = 0.9, question: str = QUESTION, *contexts: str) -> Decision:
+    return Gate(ScriptedJudge(script)).check(question, contexts or [CONTEXT])
+
+
+def write(log: AuditLog, count: int) -> list[str]:
+    """Checks queries through a gate; gives the decisions' ids."""
+    gate = Gate(ScriptedJudge(0.9), observers=[log])
+    return [gate.check(f"{QUESTION} {n}", [CONTEXT]).id for n in range(count)]
+
+
+def ids(path: Path) -> list[str]:
+    return [record.id for record in Audit(path).records()]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("ascii").splitlines()]
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def everything(folder: Path) -> bytes:
+    return b"".join(each.read_bytes() for each in folder.rglob("*") if each.is_file())
+
+
+@contextmanager
+def full_disk(size: int = 0) -> Generator[None]:
+    """No file can grow beyond ``size`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def as_nobody() -> Generator[Path]:
+    """A folder, and whoever runs this has no more rights than its owner."""
+    folder = Path(tempfile.mkdtemp())
+    user = os.geteuid()
+    with suppress(PermissionError):
+        os.chown(folder, 65534, 65534)
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+# ── What is kept ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_is_an_observer(path: Path) -> None:
+    log = AuditLog(path)
+    assert isinstance(log, Observer)
+    assert log.blocks
+
+
+def test_a_line_is_the_decision(path: Path) -> None:
+    with AuditLog(path) as log:
+        gate = Gate(ScriptedJudge([0.9, (0.2, 0.6)]), observers=[log], deployment="docs")
+        decisions = [gate.check(QUESTION, [CONTEXT], lang="de") for _ in range(2)]
+    assert lines(path) == [decision.to_dict() for decision in decisions]
+    assert [(line["lang"], line["deployment"]) for line in lines(path)] == [("de", "docs")] * 2
+
+
+def test_every_decision_has_a_line(path: Path) -> None:
+    """Also those that raise, and those for which nothing was retrieved."""
+    log = AuditLog(path)
+    gate = Gate(ScriptedJudge(JudgeRejected("no")), Policy(on_unmeasured="raise"), observers=[log])
+    with pytest.raises(JudgeRejected) as raised:
+        gate.check(QUESTION, [CONTEXT])
+    assert isinstance(raised.value.decision, Decision)
+    nothing = gate.check(QUESTION, [])
+    assert ids(path) == [raised.value.decision.id, nothing.id]
+    assert [line["reason"] for line in lines(path)] == ["rejected", "no_contexts"]
+
+
+def test_numbers_of_other_kinds(path: Path) -> None:
+    """Judges of numpy's numbers are audited like others."""
+    import numpy
+
+    p: Any = numpy.float32(0.75)
+    usage = Usage(input_tokens=numpy.int64(7))  # type: ignore[arg-type]
+    verdict = Verdict(p, p, p, p, None, "scripted", "x", usage=usage)
+    with AuditLog(path) as log:
+        log.observe(decided(verdict))
+    (record,) = Audit(path).records()
+    assert record.verdict is not None and record.verdict.usage is not None
+    assert (record.verdict.p_true, record.verdict.usage.input_tokens) == (0.75, 7)
+
+
+ODD = "half \ud800 pair\x00\nline \u2028 end \x85 </script> \U0001d54f"
+
+
+def test_odd_texts(path: Path) -> None:
+    """Half a surrogate pair, NULs and ends of lines stay within their line, and come back."""
+    decision = decided(0.9, ODD, ODD, "")
+    with AuditLog(path, texts=True) as log:
+        log.observe(decision)
+    assert log.lost == log.lost_texts == 0
+    assert ids(path) == [decision.id]
+    assert Audit(path).texts([decision.id]) == {decision.id: (ODD, (ODD, ""))}
+    assert everything(path.parent).count(b"\n") == 2
+    assert everything(path.parent).isascii()
+
+
+def test_after_close_nothing_is_lost(path: Path) -> None:
+    log = AuditLog(path)
+    log.close()
+    log.close()
+    written = write(log, 2)
+    assert ids(path) == written
+
+
+# ── Who can read it, and what is never in it ─────────────────────────────────────────────────────
+
+
+def test_private_whatever_the_umask(path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        log = AuditLog(path, texts=True, max_bytes=10_000)
+        write(log, 40)
+    finally:
+        os.umask(umask)
+    files = [each for each in path.parent.rglob("*") if each.is_file()]
+    assert len(files) > 3
+    assert {mode(each) for each in files} == {0o600}
+    assert mode(texts_folder(path)) == 0o700
+
+
+def test_what_was_open_before_is_closed(path: Path) -> None:
+    """Whoever made the file or the folder before, others cannot read what is written now."""
+    path.touch(0o644)
+    texts_folder(path).mkdir(0o755)
+    write(AuditLog(path, texts=True), 1)
+    assert (mode(path), mode(texts_folder(path))) == (0o600, 0o700)
+
+
+def test_texts_only_where_asked_for(path: Path) -> None:
+    write(AuditLog(path), 3)
+    assert not texts_folder(path).exists()
+    assert b"zebra" not in everything(path.parent)
+    (id,) = write(AuditLog(path, texts=True), 1)
+    assert b"zebra" not in path.read_bytes()
+    (line,) = [json.loads(each) for each in everything(texts_folder(path)).splitlines()]
+    assert line == {"id": id, "question": f"{QUESTION} 0", "contexts": [CONTEXT]}
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_failures_tell_no_texts(path: Path, texts: bool) -> None:
+    """Nor does the judge's own trouble bring them into the record."""
+    with AuditLog(path, texts=texts) as log:
+        log.observe(decided(JudgeUnavailable("It is down.")))
+        log.observe(decided(JudgeRejected("It will not.")))
+        log.observe(decided((0.1, 0.9)))
+        log.observe(decided(0.0))
+    assert len(lines(path)) == 4
+    assert b"zebra" not in path.read_bytes()
+
+
+@pytest.mark.wire
+def test_no_key_is_in_it(
+    path: Path, wire: Callable[[Script], WireServer], chat_judge: Callable[..., Judge]
+) -> None:
+    """Not even where the endpoint repeats it in its complaint."""
+    body = {"error": {"message": f"Incorrect API key provided: {CANARY}."}}
+    server = wire(Answer(body, status=401))
+    with AuditLog(path, texts=True) as log:
+        decision = Gate(chat_judge(server), observers=[log]).check(QUESTION, [CONTEXT])
+    assert CANARY in str(server.requests[0].headers)
+    assert ids(path) == [decision.id]
+    assert CANARY.encode() not in everything(path.parent)
+
+
+# ── Crashes ──────────────────────────────────────────────────────────────────────────────────────
+
+HALF = b'{"id": "0123456789abcdef", "time": "20'
+
+
+@pytest.mark.parametrize("half", [HALF, b"{", HALF + b"\n", b"\0\0\0"])
+def test_half_a_line_spoils_no_neighbour(path: Path, half: bytes) -> None:
+    log = AuditLog(path)
+    first = write(log, 2)
+    with open(path, "ab") as file:
+        file.write(half)
+    second = write(log, 2)
+    audit = Audit(path)
+    assert [record.id for record in audit.records()] == first + second
+    assert audit.broken == 1
+    assert half.strip() in path.read_bytes()
+
+
+def test_half_a_first_line(path: Path) -> None:
+    path.write_bytes(HALF)
+    (id,) = write(AuditLog(path), 1)
+    audit = Audit(path)
+    assert [record.id for record in audit.records()] == [id]
+    assert audit.broken == 1
+
+
+# ── A full disk, a lost file, a locked one ───────────────────────────────────────────────────────
+
+
+def test_a_full_disk(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It stops no query, is logged once, and leaves no half line behind."""
+    log = AuditLog(path)
+    first = write(log, 2)
+    caplog.set_level(logging.WARNING)
+    with full_disk(path.stat().st_size + 100):
+        write(log, 5)
+    assert log.lost == 5
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("guard", "ERROR")
+    assert os.strerror(errno.EFBIG) in record.getMessage()
+    caplog.clear()
+    second = write(log, 2)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Audit records are written again; 5 were lost."
+    ]
+    with full_disk():
+        write(log, 1)
+    assert log.lost == 6
+    audit = Audit(path)
+    assert [record.id for record in audit.records()] == first + second
+    assert audit.broken == 0
+
+
+def test_a_full_disk_for_texts(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Records are written as long as they can be, whatever becomes of the texts."""
+    log = AuditLog(path, texts=True)
+    with full_disk(20_000):
+        for _ in range(3):
+            log.observe(decided(0.9, QUESTION, "x" * 20_000))
+    assert (log.lost, log.lost_texts) == (0, 3)
+    assert len(caplog.records) == 1
+    assert everything(texts_folder(path)) == b""
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+def test_a_file_that_is_gone(path: Path, how: str) -> None:
+    log = AuditLog(path)
+    first = write(log, 1)
+    other = path.with_name("elsewhere.jsonl")
+    path.rename(other)
+    if how == "deleted":
+        other.unlink()
+    if how == "replaced":
+        path.touch(0o644)
+    second = write(log, 1)
+    assert ids(path) == second
+    assert mode(path) == 0o600
+    if how != "deleted":
+        assert ids(other) == first
+
+
+def test_a_folder_that_is_gone(path: Path) -> None:
+    folder = path.parent / "folder"
+    folder.mkdir()
+    log = AuditLog(folder / path.name, texts=True)
+    shutil.rmtree(folder)
+    write(log, 2)
+    assert (log.lost, log.lost_texts) == (2, 2)
+    folder.mkdir()
+    (id,) = write(log, 1)
+    assert ids(folder / path.name) == [id]
+    assert Audit(folder / path.name).texts([id])
+
+
+def test_the_texts_folder_is_gone(path: Path) -> None:
+    log = AuditLog(path, texts=True)
+    write(log, 1)
+    shutil.rmtree(texts_folder(path))
+    (id,) = write(log, 1)
+    assert [*Audit(path).texts([id])] == [id]
+    assert log.lost_texts == 0
+
+
+def test_it_waits_for_the_lock(path: Path) -> None:
+    log = AuditLog(path)
+    decision = decided()
+    thread = threading.Thread(target=log.observe, args=[decision])
+    with open(path, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+        assert path.read_bytes() == b""
+    thread.join(5)
+    assert (ids(path), log.lost) == ([decision.id], 0)
+
+
+def test_a_lock_that_is_never_given_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped process must not stop the queries of all others."""
+    monkeypatch.setattr(audits, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(audits, "_WAIT_WHEN_DOWN", 0.0)
+    log = AuditLog(path)
+    with open(path, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        started = time.monotonic()
+        write(log, 20)
+        assert 0.2 <= time.monotonic() - started < 2  # Only the first one waits for long.
+    assert log.lost == 20
+    written = write(log, 1)
+    assert ids(path) == written
+
+
+# ── Rotation ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_rotation(path: Path) -> None:
+    log = AuditLog(path, max_bytes=10_000)
+    written = write(log, 40)
+    files = rotated(path)
+    assert len(files) > 2
+    assert all(each.stat().st_size <= 10_000 for each in [*files, path])
+    assert ids(path) == written
+    for each in files:
+        assert each.name.startswith("audit.20") and each.name.endswith("Z.jsonl")
+
+
+def test_two_logs_rotate_one_file(path: Path) -> None:
+    """Who did not rotate goes on in the new file, not in the one that was renamed."""
+    one, other = AuditLog(path, max_bytes=10_000), AuditLog(path, max_bytes=10_000)
+    written = [id for _ in range(20) for log in (one, other) for id in write(log, 1)]
+    assert ids(path) == written
+    assert all(each.stat().st_size <= 10_000 for each in rotated(path))
+
+
+def test_a_clock_put_back(path: Path) -> None:
+    """New names sort behind the old ones, and overwrite none."""
+    future = path.with_name("audit.29990101T000000000000Z.jsonl")
+    future.touch()
+    written = write(AuditLog(path, max_bytes=10_000), 40)
+    names = [each.name for each in rotated(path)]
+    assert names[:2] == [future.name, "audit.29990101T000000000001Z.jsonl"]
+    assert ids(path) == written
+
+
+def test_names_of_others_are_left_alone(path: Path) -> None:
+    for name in ("audit.old.jsonl", "audit.2026.jsonl", "xaudit.20261121T131500123456Z.jsonl"):
+        path.with_name(name).write_text("not ours\n")
+    written = write(AuditLog(path, max_bytes=10_000), 40)
+    assert ids(path) == written
+
+
+@pytest.mark.parametrize("name", ["audit", "a[1]*.jsonl", ".audit", "a b.log"])
+def test_odd_names(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    written = write(AuditLog(path, texts=True, max_bytes=10_000), 40)
+    assert ids(path) == written
+    assert len(rotated(path)) > 1
+    assert len(Audit(path).texts(written)) == 40
+
+
+def test_where_it_cannot_be_renamed(caplog: pytest.LogCaptureFixture) -> None:
+    """In a folder that has become read-only the file grows on, and that is said once."""
+    with as_nobody() as folder:
+        path = folder / "audit.jsonl"
+        log = AuditLog(path, max_bytes=10_000)
+        folder.chmod(0o500)
+        written = write(log, 30)
+        assert (ids(path), log.lost, rotated(path)) == (written, 0, [])
+        assert len(caplog.records) == 1
+        folder.chmod(0o700)
+        written += write(log, 1)
+        assert ids(path) == written
+        assert len(rotated(path)) == 1
+
+
+# ── Where it may be ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    """What it names is written and rotated; the link stays."""
+    (tmp_path / "real").mkdir()
+    link, real = tmp_path / "link.jsonl", tmp_path / "real" / "audit.jsonl"
+    link.symlink_to(real)
+    written = write(AuditLog(link, texts=True, max_bytes=10_000), 40)
+    assert link.is_symlink()
+    assert ids(link) == ids(real) == written
+    assert len(rotated(real)) > 1
+    assert len(Audit(link).texts(written)) == 40
+
+
+@pytest.mark.parametrize("place", ["", "none/audit.jsonl", "file/audit.jsonl", "pipe", "zero"])
+def test_where_it_cannot_be(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="cannot be opened: .*folder that exists"):
+        AuditLog(tmp_path / place)
+
+
+def test_a_read_only_folder() -> None:
+    with as_nobody() as folder:
+        folder.chmod(0o500)
+        with pytest.raises(ConfigError, match=os.strerror(errno.EACCES)):
+            AuditLog(folder / "audit.jsonl")
+
+
+OTHERS = [
+    b'{"id": "a", "question": "q", "contexts": []}\n',
+    b'{"id": "a", "outcome": "wrong", "time": "x", "by": null}\n',
+    b"a,b,c\n",
+    b"\x89PNG\r\n\x1a\n\0\0",
+    b"[1, 2]\n",
+    b"7\n",
+]
+
+
+@pytest.mark.parametrize("content", OTHERS)
+def test_a_file_of_something_else(path: Path, content: bytes) -> None:
+    """It is neither written to nor made private."""
+    path.write_bytes(content)
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="does not hold decision records"):
+        AuditLog(path)
+    assert (path.read_bytes(), mode(path)) == (content, 0o644)
+
+
+@pytest.mark.parametrize(
+    "options", [{"text_days": 0}, {"text_days": 1.5}, {"max_bytes": 9_999}, {"max_bytes": "1"}]
+)
+def test_numbers_out_of_range(path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        AuditLog(path, **options)
+    assert not path.exists()
+
+
+# ── Texts have their day ─────────────────────────────────────────────────────────────────────────
+
+
+def old_texts(path: Path, *names: str) -> Path:
+    folder = texts_folder(path)
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text("")
+    return folder
+
+
+DAY = date(2026, 3, 10)
+NAMES = ("2026-03-03.jsonl", "2026-03-04.jsonl", "2026-03-09.jsonl")
+FOREIGN = ("2026-01-01.txt", "x2026-01-01.jsonl", "2026-13-01.jsonl", "20260101.jsonl", "notes")
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_old_texts_go_when_it_begins(
+    path: Path, monkeypatch: pytest.MonkeyPatch, texts: bool
+) -> None:
+    """Seven days are today and six before; what is not ours stays."""
+    monkeypatch.setattr(audits, "_today", lambda: DAY)
+    folder = old_texts(path, *NAMES, *FOREIGN)
+    AuditLog(path, texts=texts, text_days=7)
+    assert {each.name for each in folder.iterdir()} == {NAMES[1], NAMES[2], *FOREIGN}
+
+
+def test_old_texts_go_on_a_new_day(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audits, "_today", lambda: DAY)
+    log = AuditLog(path, texts=True, text_days=2)
+    write(log, 1)
+    for day in (11, 12):
+        monkeypatch.setattr(audits, "_today", lambda day=day: date(2026, 3, day))
+        write(log, 1)
+    left = sorted(each.name for each in texts_folder(path).iterdir())
+    assert left == ["2026-03-11.jsonl", "2026-03-12.jsonl"]
+    assert len(Audit(path).texts(ids(path))) == 2
+
+
+def test_texts_that_cannot_be_deleted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is said, since somebody relies on it; the query goes on."""
+    (old_texts(path) / "2020-01-01.jsonl").mkdir()
+    log = AuditLog(path, texts=True)
+    assert "cannot be deleted" in caplog.text
+    write(log, 1)
+    assert log.lost == log.lost_texts == 0
+
+
+def test_a_file_where_the_folder_should_be(path: Path) -> None:
+    texts_folder(path).touch()
+    with pytest.raises(ConfigError, match="cannot be opened"):
+        AuditLog(path, texts=True)
+
+
+# ── Threads and forks ────────────────────────────────────────────────────────────────────────────
+
+
+def test_threads(path: Path) -> None:
+    log = AuditLog(path, texts=True, max_bytes=50_000)
+    written: list[str] = []
+    threads = [threading.Thread(target=lambda: written.extend(write(log, 100))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ids(path)) == sorted(written)
+    assert len(set(written)) == 800
+    assert len(Audit(path).texts(written)) == 800
+
+
+def forked(work: Callable[[], object]) -> int:
+    """The exit status of a forked child that does ``work``."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_fork_while_a_thread_writes(path: Path) -> None:
+    """The child gets a lock that nobody will let go, and must not wait for it."""
+    log = AuditLog(path, texts=True)
+    first = write(log, 1)
+    with log._lock:  # pyright: ignore[reportPrivateUsage]
+        assert forked(lambda: write(log, 3)) == 0
+    written = first + write(log, 1)
+    assert set(written) < set(ids(path))
+    assert len(ids(path)) == 5
+
+
+def test_a_forks_lock_is_its_own(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sharing the parent's open file would mean to share its lock: neither would wait."""
+    monkeypatch.setattr(audits, "WAIT_SECONDS", 0.05)
+    log = AuditLog(path)
+    write(log, 1)
+    file = log._records.file.open()  # pyright: ignore[reportPrivateUsage]
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+    def work() -> None:
+        write(log, 1)
+        assert log.lost == 1
+
+    assert forked(work) == 0
+
+
+def test_a_log_that_is_dropped_closes_its_file(path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        AuditLog(path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_durable_lines(path: Path) -> None:
+    file = LineFile(path)
+    file.append(b"a\nb\n", durable=True)
+    assert path.read_bytes() == b"a\nb\n"
+
+
+def test_records_come_back(path: Path) -> None:
+    """Bit for bit, and whatever the judge said."""
+    decisions = [decided(each) for each in (0.1 + 0.2, (1e-300, 0.5), JudgeRejected("no"))]
+    with AuditLog(path) as log:
+        for decision in decisions:
+            log.observe(decision)
+    for record, decision in zip(Audit(path).records(), decisions, strict=True):
+        assert record == Record.from_dict(decision.to_dict())
+        assert record.verdict == decision.verdict
+        assert (record.low, record.high) == (decision.low, decision.high)
