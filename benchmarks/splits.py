@@ -66,7 +66,7 @@ def split(judgements: Sequence[Judgement], seed: int) -> tuple[list[Judgement], 
 
 
 def shares(judgements: Sequence[Judgement], max_leak: float, splits: int) -> dict[str, Any]:
-    """How often thresholds are certified, and how often the other half is above a bound."""
+    """In how many splits thresholds are certified, and in how many of those a rate is above."""
     certified = leaking = refusing = 0
     rates = list[float]()
     for seed in range(splits):
@@ -84,9 +84,10 @@ def shares(judgements: Sequence[Judgement], max_leak: float, splits: int) -> dic
         rates += [] if leak is None else [leak]
     return {
         "max_leak": max_leak,
-        "certified": certified / splits,
-        "leak_above": leaking / splits,
-        "false_refusal_above": refusing / splits,
+        "splits": splits,
+        "certified": certified,
+        "leak_above": leaking,
+        "false_refusal_above": refusing,
         "mean_leak": float(np.mean(rates)) if rates else None,
     }
 
@@ -119,9 +120,9 @@ def main() -> None:
     for row in found:
         mean = "" if row["mean_leak"] is None else f", mean leak rate {row['mean_leak']:.3f}"
         print(
-            f"leaks at most {row['max_leak']:.2f}: certified {row['certified']:.2f}, then above "
-            f"it {row['leak_above']:.2f}; false refusals above 0.10 "
-            f"{row['false_refusal_above']:.2f}{mean}"
+            f"leaks at most {row['max_leak']:.2f}: certified in {row['certified']} of "
+            f"{row['splits']} splits; of those, leaks observed above it in {row['leak_above']}, "
+            f"false refusals above 0.10 in {row['false_refusal_above']}{mean}"
         )
 
 
