@@ -39,6 +39,14 @@ rate seen on them is that of no traffic. They still serve to fit a calibrator: b
 its P(True) does not change how often a row with that P(True) is sufficient.
 """
 
+_NEAR_MISSES = {
+    "question": ("query", "prompt", "input", "user_query", "questions"),
+    "contexts": ("documents", "docs", "passages", "chunks", "context", "source_documents"),
+    "sufficient": ("label", "labels", "answerable", "is_sufficient", "relevant"),
+    "text": ("page_content", "body", "passage", "chunk", "document"),
+}
+"""Names that people write in place of a field's; they are told of them, but they are not read."""
+
 SAMPLINGS: tuple[str, ...] = get_args(Sampling)
 """How a row came to be labelled: drawn by lot alone, or picked, as `rag-guard label` writes it."""
 
@@ -61,6 +69,7 @@ class Row:
         place: where it stands, e.g. ``"rows.jsonl, line 3"``.
         sampling: one of `SAMPLINGS`; ``None`` = the file does not say. Only rows drawn by lot are a
             sample of what is to come.
+        annotator: who labelled it; ``None`` = the file does not say.
     """
 
     id: str
@@ -70,6 +79,7 @@ class Row:
     answers: tuple[str, ...]
     place: str
     sampling: str | None = None
+    annotator: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +122,21 @@ def read(
 
     Raises:
         ConfigError: a file that cannot be read or is not UTF-8, a line that is not a JSON object, a
-            field that is missing or of the wrong type, an id that two rows share, or no row at all.
+            field that is missing or of the wrong type, rows without a label, an id that two rows
+            share (as where two people labelled one row), or no row at all.
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     names = [os.fspath(file) for file in files]
     made = Counter[str]()
-    rows = [row for name in names for row in _rows(name, labelled, made)]
+    unlabelled = list[str]()
+    rows = [row for name in names for row in _rows(name, made, unlabelled)]
     if not rows:
         raise ConfigError(f"{', '.join(names) or 'No file'}: there is no row.", hint=_ROW_HINT)
+    if labelled and unlabelled:
+        raise ConfigError(
+            f"{len(unlabelled):,} of {len(rows):,} rows have no label; the first: {unlabelled[0]}.",
+            hint=f"Label them: rag-guard label {' '.join(names)} -o labels.jsonl. {_LABEL_HINT}",
+        )
     return Dataset.of(rows)
 
 
@@ -157,11 +174,13 @@ def split(rows: Iterable[Row], share: float, *, seed: int) -> tuple[list[Row], l
 # ── Lines ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rows(name: str, labelled: bool, made: Counter[str]) -> Iterator[Row]:
+def _rows(name: str, made: Counter[str], unlabelled: list[str]) -> Iterator[Row]:
+    """The rows of a file; what there is to say of those without a label is added to a list."""
     for place, values in _objects(name):
         row = _row(place, values, made)
-        if labelled and row.sufficient is None:
-            raise ConfigError(f"{place}: `sufficient` is missing.", hint=_LABEL_HINT)
+        if row.sufficient is None:
+            near = _near_miss(values, "sufficient")
+            unlabelled.append(f"{place}: `sufficient` is missing{near}")
         yield row
 
 
@@ -231,6 +250,7 @@ def _row(place: str, values: Mapping[str, object], made: Counter[str]) -> Row:
         answers=_answers(place, values),
         place=place,
         sampling=_sampling(place, values),
+        annotator=as_text(values.get("annotator")),
     )
 
 
@@ -259,7 +279,7 @@ def _question(place: str, values: Mapping[str, object]) -> tuple[str, str]:
     """The question's field and text."""
     name, value = _found(values, "question")
     if value is None:
-        raise ConfigError(f"{place}: `question` is missing.", hint=_QUESTION_HINT)
+        raise _missing(place, values, "question", _QUESTION_HINT)
     if isinstance(value, list):
         raise ConfigError(
             f"{place}: `{name}` is a list, not text.",
@@ -273,7 +293,7 @@ def _question(place: str, values: Mapping[str, object]) -> tuple[str, str]:
 def _contexts(place: str, values: Mapping[str, object]) -> list[str]:
     name, value = _found(values, "contexts")
     if value is None:
-        raise ConfigError(f"{place}: `{name}` is missing.", hint=_CONTEXTS_HINT)
+        raise _missing(place, values, "contexts", _CONTEXTS_HINT)
     return [_passage(at, each) for at, each in _texts_of(place, name, values, _CONTEXTS_HINT)]
 
 
@@ -282,7 +302,8 @@ def _passage(at: str, value: object) -> str:
         if isinstance(text, str):
             return text
     raise ConfigError(
-        f"{at} is {_kind(value)}, neither text nor an object with `text` or `content`.",
+        f"{at} is {_kind(value)}, neither text nor an object with `text` or `content`"
+        f"{_near_miss(as_map(value), 'text')}.",
         hint=_CONTEXTS_HINT,
     )
 
@@ -356,6 +377,16 @@ def _optional_text(place: str, values: Mapping[str, object], field: str, hint: s
     return as_text(value)
 
 
+def _missing(place: str, values: Mapping[str, object], field: str, hint: str) -> ConfigError:
+    return ConfigError(f"{place}: `{field}` is missing{_near_miss(values, field)}.", hint=hint)
+
+
+def _near_miss(values: Mapping[str, object], field: str) -> str:
+    """The name that somebody wrote in place of a field's, if one is there."""
+    found = next((name for name in _NEAR_MISSES[field] if name in values), None)
+    return "" if found is None else f"; `{found}` is there: call it `{field}`"
+
+
 def _texts_of(
     place: str, name: str, values: Mapping[str, object], hint: str
 ) -> Iterator[tuple[str, object]]:
@@ -416,11 +447,25 @@ def _group(query: Query) -> str:
 
 
 def _require_unique(rows: Iterable[Row]) -> None:
-    places = dict[str, str]()
+    seen = dict[str, Row]()
     for row in rows:
-        if row.id in places:
-            raise ConfigError(
-                f"{row.place}: `id` is that of {places[row.id]} too.",
-                hint="Give each row an id of its own, or leave `id` out of both.",
-            )
-        places[row.id] = row.place
+        if row.id in seen:
+            raise _twice(seen[row.id], row)
+        seen[row.id] = row
+
+
+def _twice(first: Row, row: Row) -> ConfigError:
+    if first.annotator is None or row.annotator is None:
+        return ConfigError(
+            f"{row.place}: `id` is that of {first.place} too.",
+            hint="Give each row an id of its own, or leave `id` out of both.",
+        )
+    people = f"by {first.annotator:.40} and by {row.annotator:.40}"
+    if first.annotator == row.annotator:
+        people = f"by {row.annotator:.40} both times"
+    return ConfigError(
+        f"{row.place}: this row is labelled twice, {people}; first in {first.place}.",
+        hint="Use the file of one person alone: settle with the other what `rag-guard label "
+        "--agreement` lists, and correct `sufficient` in that file. In a file of both, take the "
+        "other's lines out.",
+    )

@@ -1,9 +1,9 @@
 """An evaluation: what a judge and a policy did to a labelled data set, in figures."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,16 +11,14 @@ from guard import metrics
 from guard.bootstrap import Bootstrap, Interval, Statistics, unanimous
 from guard.calibration_error import calibration_error
 from guard.decision import Reason, Route
-from guard.errors import ConfigError, UnmeasuredKind
+from guard.errors import ConfigError
 from guard.judgement import Judgement
 from guard.metrics import Bin, Bools, Floats, Scored
 from guard.policy import Policy
-from guard.profile import Probability, Profile
+from guard.profile import Profile
+from guard.routing import ProfileOf, route_unmeasured, route_verdict
 from guard.thresholds import Thresholds
 from guard.verdict import Verdict
-
-ProfileOf = Callable[[Verdict], Profile | None]
-"""The profile that a verdict is routed by; ``None`` = the policy's own thresholds."""
 
 SMALL_ROWS, SMALL_GROUPS = 50, 10
 """Below either, a slice is marked as small: its intervals are too narrow to be trusted."""
@@ -221,7 +219,7 @@ def evaluate(
         worst_groups=_worst_groups(rows, side),
         histogram=_histogram(rows, side),
         reliability=tuple(metrics.reliability(side.scored(rows.truth))),
-        cost=_cost(judgements),
+        cost=cost_of(judgements),
         seed=seed,
         resamples=resamples,
     )
@@ -310,21 +308,12 @@ def _said(judgement: Judgement, policy: Policy, profile_of: ProfileOf) -> _Said:
     """A row's probability and route, as the gate gives them."""
     verdict = judgement.verdict
     if verdict is None:
-        reason = judgement.reason or "unknown"
-        if reason == Reason.NO_CONTEXTS:
-            return _Said(None, Route.REFUSE, reason)
-        return _Said(None, policy.route_unmeasured(cast("UnmeasuredKind", reason)), reason)
-    profile = profile_of(verdict)
-    if profile is None:
-        return _routed(Probability.of(verdict), verdict, policy, None)
-    if profile.difference(verdict, judgement.lang):
-        return _Said(None, policy.route_stale(), Reason.STALE_PROFILE.value)
-    return _routed(profile.calibrated(verdict), verdict, policy, profile.thresholds)
-
-
-def _routed(found: Probability, verdict: Verdict, policy: Policy, cuts: Thresholds | None) -> _Said:
-    route, _ = policy.route(found.low, found.high, verdict.coverage, thresholds=cuts)
-    return _Said(found.p, route)
+        routed = route_unmeasured(policy, Reason(str(judgement.reason)))
+        return _Said(None, routed.route, routed.reason.value)
+    routed = route_verdict(policy, profile_of(verdict), verdict, judgement.lang)
+    if routed.stale or routed.probability is None:
+        return _Said(None, routed.route, routed.reason.value)
+    return _Said(routed.probability.p, routed.route)
 
 
 def _calibrated(judgements: Sequence[Judgement], profile_of: ProfileOf) -> bool:
@@ -539,7 +528,8 @@ def _route_counts(side: _Side) -> dict[str, int]:
     return {name: counts[name] for name in (*(route.value for route in Route), "undecided")}
 
 
-def _cost(judgements: Sequence[Judgement]) -> Cost:
+def cost_of(judgements: Sequence[Judgement]) -> Cost:
+    """What measuring these rows took."""
     asked = [one.elapsed_seconds for one in judgements if one.reason != Reason.NO_CONTEXTS]
     verdicts = [one.verdict for one in judgements if one.verdict is not None]
     usages = [verdict.usage for verdict in verdicts if verdict.usage is not None]
@@ -606,20 +596,51 @@ def unmet(
     Args:
         max_leak, max_false_refusal: the most that each may be, in [0, 1]; ``None`` = any.
     """
-    said = list[str]()
-    if max_leak is not None:
-        said += _unmet(evaluation, "leak", max_leak, "answered")
-    if max_false_refusal is not None:
-        said += _unmet(evaluation, "false_refusal", max_false_refusal, "sufficient")
-    if max_leak is not None or max_false_refusal is not None:
+    bars = _bars(max_leak, max_false_refusal)
+    said = [line for bar in bars for line in _unmet(evaluation, *bar)]
+    if bars:
         said += _trivial(evaluation, refusing=max_false_refusal is not None)
     return said
+
+
+def met(
+    evaluation: Evaluation,
+    *,
+    max_leak: float | None = None,
+    max_false_refusal: float | None = None,
+) -> list[str]:
+    """How far bars are met, a sentence each; none where one is not (`unmet`).
+
+    Args:
+        max_leak, max_false_refusal: as for `unmet`.
+    """
+    if unmet(evaluation, max_leak=max_leak, max_false_refusal=max_false_refusal):
+        return []
+    bars = _bars(max_leak, max_false_refusal)
+    return [
+        f"{_seen(evaluation, name, rows)}; the bar is {percent(bar)}." for name, bar, rows in bars
+    ]
+
+
+def _bars(max_leak: float | None, max_false_refusal: float | None) -> list[tuple[str, float, str]]:
+    """The figure, the most that it may be, and which rows it is a share of."""
+    bars = ("leak", max_leak, "answered"), ("false_refusal", max_false_refusal, "sufficient")
+    return [(name, bar, rows) for name, bar, rows in bars if bar is not None]
+
+
+def _seen(evaluation: Evaluation, name: str, rows: str) -> str:
+    figure = evaluation.figures[name]
+    value, high = (percent(each or 0.0) for each in (figure.value, figure.high))
+    what = name.replace("_", " ")
+    return f"{what} {value}, by the 95 % interval up to {high} of n = {figure.n} {rows} rows"
 
 
 def _unmet(evaluation: Evaluation, name: str, bar: float, rows: str) -> Iterable[str]:
     figure = evaluation.figures[name]
     what = name.replace("_", " ")
-    if figure.value is None:
+    if name == "leak" and not evaluation.insufficient:
+        yield "leak: no row is insufficient, so nothing could leak; label rows of both kinds."
+    elif figure.value is None:
         yield f"{what}: undefined, since no row is {rows} (n = 0); the bar is {percent(bar)}."
     elif figure.high is None or figure.groups < SMALL_GROUPS:
         yield (
@@ -627,10 +648,7 @@ def _unmet(evaluation: Evaluation, name: str, bar: float, rows: str) -> Iterable
             f"are too few to tell; {SMALL_GROUPS} groups are the least, a low bar needs more."
         )
     elif figure.high > bar:
-        yield (
-            f"{what} {percent(figure.value)}, by the 95 % interval up to {percent(figure.high)} "
-            f"of n = {figure.n} {rows} rows; the bar is {percent(bar)}."
-        )
+        yield f"{_seen(evaluation, name, rows)}; the bar is {percent(bar)}."
 
 
 def _trivial(evaluation: Evaluation, *, refusing: bool) -> Iterable[str]:

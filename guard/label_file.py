@@ -5,10 +5,11 @@ Labels are rows as `guard.dataset` reads them, with ``sampling``, ``annotator`` 
 skips stand in a file next to it, ``labels.skipped.jsonl`` for ``labels.jsonl``, by id alone.
 
 People may write one file at once: each change reads it again and writes it under a lock on it.
-There is none on Windows and on file systems without locks: there, one file is for one person at a
-time.
+One person has one sitting at a time in a file (`LabelFile.sitting`). There are no locks on Windows
+and on file systems without them: there, one file is for one person at a time.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -70,6 +71,24 @@ class LabelFile:
         """What was said, skips included, oldest first; by one annotator if named."""
         with self._held(os.O_RDONLY) as held:
             return _oldest_first(held, annotator)
+
+    @contextmanager
+    def sitting(self, annotator: str) -> Generator[None]:
+        """Keeps other sittings of the same person out: both would ask for the same labels.
+
+        Raises:
+            ConfigError: there is one already.
+        """
+        # Beside the labels, which others may add to meanwhile.
+        name = hashlib.sha256(annotator.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        path = self.path.with_name(f".{self.path.name}.{name}.lock")
+        lock = _sole(path, self.path, annotator)
+        try:
+            yield
+        finally:
+            if lock is not None:
+                path.unlink(missing_ok=True)
+                os.close(lock)
 
     def add(
         self, row: Row, sufficient: bool | None, picked: Pick, annotator: str, *, blind: bool = True
@@ -270,6 +289,39 @@ def _open_locked(path: Path, flags: int) -> int | None:
         if is_current:
             return file
         os.close(file)  # Another took its place while this waited.
+
+
+def _sole(path: Path, labels: Path, annotator: str) -> int | None:
+    """The lock of a sitting, held until it is closed; ``None`` = there are no locks."""
+    if sys.platform == "win32":
+        return None
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise _not_written(path, error) from error
+        try:
+            _lock_at_once(file)
+            if _is_current(file, path):
+                return file
+        except BlockingIOError:
+            os.close(file)
+            raise ConfigError(
+                f"{labels} is being written by another rag-guard label, for {annotator:.40}.",
+                hint="End that one first; who else labels names themselves with --annotator.",
+            ) from None
+        os.close(file)  # The other one ended, and took the lock's file with it.
+
+
+def _lock_at_once(file: int) -> None:
+    """Raises `BlockingIOError` where another has it."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # Some network file systems have no locks.
 
 
 def _lock(file: int, flags: int) -> None:

@@ -1,14 +1,23 @@
 """A survey: a judge's judgement of every row of a data set, kept as each one comes.
 
 Judgements go to a file of JSON lines, the first of which says what it is. A survey that was ended,
-by Ctrl-C, a crash or a full disk, goes on where it was: what is in the file is not asked again.
+by Ctrl-C, a crash or a full disk, goes on where it was: what is in the file is not asked again,
+but for rows that failed because of the endpoint or the key (`PASSING`).
 """
 
 import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -20,8 +29,8 @@ from guard._json import as_map, as_text
 from guard._require import require_number
 from guard.cache import cache_key
 from guard.dataset import Dataset, Row
-from guard.decision import Decision
-from guard.errors import UNMEASURED_KINDS, ConfigError, JudgeError
+from guard.decision import Decision, Reason
+from guard.errors import UNMEASURED_KINDS, ConfigError, JudgeError, UnmeasuredKind
 from guard.gate import Gate
 from guard.judgement import Judgement
 
@@ -30,6 +39,16 @@ if sys.platform != "win32":
 
 FORMAT = "rag-guard judgements 1"
 """What the first line of a file says that it is; another number is another format."""
+
+PASSING: tuple[UnmeasuredKind, ...] = ("timeout", "unavailable", "rate_limited", "rejected")
+"""Why a row failed, where that says more of the endpoint, the key or the hour than of the row: such
+rows are asked again by the next survey."""
+
+HOPELESS: tuple[UnmeasuredKind, ...] = ("unavailable", "rejected")
+"""Why every row fails where the endpoint is dead, or key or model are wrong."""
+
+FAILURES_AT_MOST = 10
+"""So many rows in a row may fail for one of `HOPELESS` before any was measured."""
 
 MAX_WORKERS = 1024
 _SIGNALS_EVERY_SECONDS = 0.2
@@ -46,6 +65,7 @@ def survey(
     workers: int = 8,
     progress: Progress | None = None,
     retry_unmeasured: bool = False,
+    starting: Callable[[Sequence[Row]], object] | None = None,
 ) -> list[Judgement]:
     """Asks the gate's judge about every row, in the data set's order.
 
@@ -62,18 +82,28 @@ def survey(
         workers: queries in flight at most.
         progress: called with ``(done, total)``, first with what the file holds, then after every
             row, from the thread that called `survey`.
-        retry_unmeasured: whether rows that the file holds as not measured are asked again; else
-            they stay so.
+        retry_unmeasured: whether all rows that the file holds as not measured are asked again;
+            else only those that failed for a reason of `PASSING`.
+        starting: called with the rows that will be asked, before the first one is.
 
     Raises:
         ConfigError: the file cannot be read or written, is something else, is another judge's, or
-            is in use by another survey. Nothing in it is overwritten.
+            is in use by another survey: nothing in it is overwritten. Or the endpoint is dead, or
+            key or model are wrong: the first rows (`FAILURES_AT_MOST`) all failed for one reason
+            of `HOPELESS`, and no row was measured. What came until then is in the file.
     """
     require_number("workers", workers, 1, MAX_WORKERS, whole=True)
+    # Rows are no queries of users: no audit is to hold them.
+    gate = gate.unobserved()
     kept = _Kept() if path is None else _opened(Path(path), gate.judge.fingerprint, dataset)
     try:
-        asked = [row for row in dataset.rows if not kept.has(gate, row, retry_unmeasured)]
-        _ask_all(gate, asked, kept, workers, _told(progress, len(dataset.rows), len(asked)))
+        again = UNMEASURED_KINDS if retry_unmeasured else PASSING
+        asked = [row for row in dataset.rows if not kept.has(gate, row, again)]
+        if starting is not None:
+            starting(asked)
+        hope = _Hope(_known_to_fail(asked, dataset, kept))
+        told = _told(progress, len(dataset.rows), len(asked))
+        _ask_all(gate, asked, kept, workers, hope, told)
         return [kept.judgements[row.id].judgement for row in dataset.rows]
     finally:
         kept.close()
@@ -94,18 +124,75 @@ def _told(progress: Progress | None, total: int, left: int) -> Callable[[], None
     return one_more
 
 
+def require_any(judgements: Sequence[Judgement]) -> None:
+    """Raises `ConfigError` where each row failed for one reason of `HOPELESS`, however few."""
+    reasons = {each.reason for each in judgements}
+    if len(reasons) == 1 and reasons <= {*HOPELESS}:
+        raise _hopeless(judgements[0], len(judgements))
+
+
+def _known_to_fail(asked: Sequence[Row], dataset: Dataset, kept: "_Kept") -> set[str]:
+    """Ids of rows that failed before where most others are measured: it may well lie with them."""
+    ids = {row.id for row in asked}
+    lines = (kept.judgements.get(row.id) for row in dataset.rows if row.id not in ids)
+    measured = sum(line is not None and line.judgement.verdict is not None for line in lines)
+    again = ids & kept.judgements.keys()
+    return again if len(again) <= measured else set()
+
+
+def _hopeless(last: Judgement, count: int) -> ConfigError:
+    return ConfigError(
+        f"No row could be measured: the first {count} failed, all of them with {last.reason}, e.g. "
+        f"{last.detail}",
+        hint="Check the key, the model's name and --base-url: rag-guard doctor. What came is kept, "
+        "and the same command asks again.",
+    )
+
+
+class _Hope:
+    """Gives up where the first rows all fail for one reason that all others would fail for.
+
+    Args:
+        known_to_fail: ids of rows that say nothing of the others.
+    """
+
+    def __init__(self, known_to_fail: Collection[str]) -> None:
+        self._known_to_fail = known_to_fail
+        self._measured = False
+        self._reason: str | None = None
+        self._failed = 0
+
+    def lost(self, judgement: Judgement) -> ConfigError | None:
+        """Why to give up after this row, if there is no hope any more."""
+        self._measured |= judgement.verdict is not None
+        says_nothing = judgement.reason == Reason.NO_CONTEXTS or judgement.id in self._known_to_fail
+        if self._measured or says_nothing:
+            return None
+        if judgement.reason != self._reason:
+            self._reason, self._failed = judgement.reason, 0
+        self._failed += 1
+        if self._reason not in HOPELESS or self._failed < FAILURES_AT_MOST:
+            return None
+        return _hopeless(judgement, self._failed)
+
+
 # ── Asking ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def _ask_all(
-    gate: Gate, rows: Sequence[Row], kept: "_Kept", workers: int, one_more: Callable[[], None]
+    gate: Gate,
+    rows: Sequence[Row],
+    kept: "_Kept",
+    workers: int,
+    hope: _Hope,
+    one_more: Callable[[], None],
 ) -> None:
     """Asks about ``rows`` on threads, each of which keeps what it gets.
 
     Python raises Ctrl-C in the main thread only, so it cannot come between an answer and its line
     in the file. The threads are daemons: nobody who wants to leave waits for a slow judge.
     """
-    hand = _Hand(rows)
+    hand = _Hand(rows, hope)
     threads = [
         threading.Thread(target=hand.work, args=(gate, kept), name="rag-guard-survey", daemon=True)
         for _ in range(min(workers, len(rows)))
@@ -125,10 +212,11 @@ def _ask_all(
 
 
 class _Hand:
-    """Hands out rows, one by one, to whichever thread is free."""
+    """Hands out rows, one by one, to whichever thread is free, while there is hope."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], hope: "_Hope") -> None:
         self._ended: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._hope = hope
         self._lock = threading.Lock()
         self._left: Iterator[Row] = iter(rows)
 
@@ -148,12 +236,20 @@ class _Hand:
         """Asks about rows until none is left."""
         while (row := self._next()) is not None:
             try:
-                kept.add(row, _key(gate, row), Judgement.of(row, _decide(gate, row)))
+                judgement = Judgement.of(row, _decide(gate, row))
+                kept.add(row, _key(gate, row), judgement)
             except BaseException as error:
                 error.add_note(f"This was at {row.place}.")
                 self._ended.put(error)
                 return
-            self._ended.put(None)
+            self._ended.put(self._lost(judgement))
+
+    def _lost(self, judgement: Judgement) -> ConfigError | None:
+        with self._lock:
+            error = self._hope.lost(judgement)
+            if error is not None:
+                self._left = iter(())
+            return error
 
     def _next(self) -> Row | None:
         with self._lock:
@@ -202,12 +298,16 @@ class _Kept:
     file: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def has(self, gate: Gate, row: Row, retry_unmeasured: bool) -> bool:
-        """Whether ``row`` need not be asked; its label, group and language are made the row's."""
+    def has(self, gate: Gate, row: Row, again: Collection[str]) -> bool:
+        """Whether ``row`` need not be asked; its label, group and language are made the row's.
+
+        Args:
+            again: reasons for which a row without a verdict is asked again.
+        """
         line = self.judgements.get(row.id)
         if line is None or line.key != _key(gate, row):
             return False
-        if retry_unmeasured and line.judgement.reason in UNMEASURED_KINDS:
+        if line.judgement.reason in again:
             return False
         now = replace(
             line.judgement, sufficient=row.sufficient, group=row.group, lang=row.query.lang

@@ -92,15 +92,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def _may_be_skipped(nodeid: str) -> bool:
+    """Whether the list names it, or its whole file."""
+    return not _SKIPS_ALLOWED.isdisjoint({nodeid, nodeid.partition("::")[0]})
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Remembers what was skipped."""
-    if report.skipped and report.nodeid not in _SKIPS_ALLOWED:
+    if report.skipped and not _may_be_skipped(report.nodeid):
         _skipped.append(report.nodeid)
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     """Remembers whole files that were skipped."""
-    if report.skipped and report.nodeid not in _SKIPS_ALLOWED:
+    if report.skipped and not _may_be_skipped(report.nodeid):
         _skipped.append(report.nodeid)
 
 

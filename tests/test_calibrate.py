@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from guard import JudgeRejected, Profile, Query, calibrating, judges
+from guard import JudgeRejected, Profile, Query, Unmeasured, calibrating, judges
 from guard.cli import main
 from guard.judge import Judge
 from guard.testing import Scripted, ScriptedJudge
@@ -89,6 +89,7 @@ def a_row(number: int, **changes: object) -> dict[str, object]:
         "question": f"Who built mill {number}?",
         "contexts": [f"Mill {number} stands by the brook.", f"Note {number}."],
         "sufficient": number % 2 == 0,
+        "lang": "en",
     }
     return {**row, **changes}
 
@@ -233,6 +234,71 @@ def test_unmeasured_rows_go_where_the_policy_sends_them(
     assert found["clarify"].record["unmeasured"] > 30
     assert "false-refusal rate" in found["refuse"].record["reason"]
     assert "leak rate" in found["answer"].record["reason"]
+    assert {str(done.record["unmeasured_by_reason"]) for done in found.values()} == {
+        "{'rejected': 80}"
+    }
+
+
+def test_a_judge_is_not_blamed_for_rows_without_a_verdict(
+    run: RunIt, data: Path, scripted: Callable[[Script], ScriptedJudge]
+) -> None:
+    """How many there are, why, and where they count, comes before what cannot be bounded."""
+
+    def fails(query: Query) -> Scripted:
+        if number_of(query) % 10 == 0:
+            return Unmeasured("No \x1b[2Jlogprobs.")
+        return JudgeRejected("HTTP 401.") if number_of(query) % 10 < 4 else knows(query)
+
+    scripted(fails)
+    done = run(data, "--workers", "1")
+    assert done.code == 6 and "\x1b" not in done.out
+    text = " ".join(done.out.split())
+    said = (
+        "160 of 400 rows have no verdict (120 rejected: HTTP 401.; 40 no_logprobs: No "
+        "\ufffd[2Jlogprobs.) and count as the policy routes them: refuse."
+    )
+    assert said in text
+    assert text.index("NOT CERTIFIED") < text.index(said) < text.index("cannot be bounded")
+    scripted(knows)
+    assert run(data, "--retry-unmeasured").code == 0
+    scripted(guesses)
+    assert "no verdict" not in run(data, "--verdicts", "other.jsonl").out
+
+
+@pytest.mark.parametrize(
+    ("langs", "said"),
+    [
+        ([None], "no row has `lang`: this profile never goes stale by language."),
+        (["en", "de"], ""),
+    ],
+)
+def test_a_profile_without_languages_is_told_of(
+    run: RunIt,
+    tmp_path: Path,
+    scripted: Callable[[Script], ScriptedJudge],
+    langs: list[str | None],
+    said: str,
+) -> None:
+    scripted(knows)
+    rows = [a_row(at, lang=langs[at % len(langs)]) for at in range(400)]
+    done = run(written(tmp_path / "rows.jsonl", rows), "--json")
+    assert (done.code, bool(done.err)) == (0, bool(said))
+    assert said in done.err
+
+
+@pytest.mark.parametrize(("older", "said"), [(True, "(created 20"), (False, "(no profile that")])
+def test_what_is_replaced_is_said(
+    run: RunIt,
+    data: Path,
+    scripted: Callable[[Script], ScriptedJudge],
+    older: bool,
+    said: str,
+) -> None:
+    scripted(knows)
+    Path("bot.profile.json").write_text("notes")
+    if older:
+        run(data)
+    assert f"rag-guard: replaced bot.profile.json {said}" in run(data).err
 
 
 # ── Not certified ────────────────────────────────────────────────────────────────────────────────
@@ -289,7 +355,7 @@ def test_it_says_how_many_rows_would_do(
     needed = done.record["needed_n"]
     assert 56 < needed < 2000
     text = " ".join(run(few).out.split())
-    assert f"About {needed} rows" in text
+    assert f"about {needed} would do" in text
     assert "56 rows, one a group, were there to certify on" in text
 
 
@@ -311,6 +377,11 @@ FILES: dict[str, tuple[str, list[str]]] = {
     "7 rows": (lines(*MANY[:7]), ["7 rows are too few"]),
     "an id twice": (lines(*MANY, a_row(3)), ["line 41", "line 4"]),
     "empty": ("", ["no row"]),
+    "12 rows": (lines(*MANY[:12]), ["12 rows", "leave 4 for the calibrator", "at least 34"]),
+    "two people": (
+        lines(*MANY, a_row(40, annotator="anna"), a_row(40, annotator="ben")),
+        ["line 42", "labelled twice, by anna and by ben", "line 41", "--agreement"],
+    ),
 }
 
 
@@ -336,8 +407,9 @@ def test_rows_that_cannot_serve(
     ("options", "problem"),
     [
         (["--max-leak", "0"], "`max_leak`"),
-        (["--max-leak", "nan"], "`max_leak`"),
-        (["--max-false-refusal", "1.5"], "`max_false_refusal`"),
+        (["--max-leak", "nan"], "--max-leak"),
+        (["--max-leak", "5%"], "5 % is .05"),
+        (["--max-false-refusal", "1.5"], "--max-false-refusal"),
         (["--confidence", "95"], "`confidence`"),
         (["--kind", "magic"], "`kind`"),
         (["--fit-share", "1"], "`fit_share`"),

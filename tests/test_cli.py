@@ -681,6 +681,33 @@ def test_help_imports_nothing_heavy() -> None:
     assert process(code=code).stdout.splitlines()[-1] == b"[]"
 
 
+@pytest.mark.parametrize(
+    ("lang", "line", "read_as"),
+    [("de", None, "de"), (None, None, None), ("de", {}, "de"), ("de", {"lang": "fr"}, "fr")],
+)
+def test_the_language_is_said_not_detected(
+    run: RunCli,
+    scripted: Callable[..., ScriptedJudge],
+    tmp_path: Path,
+    lang: str | None,
+    line: dict[str, str] | None,
+    read_as: str | None,
+) -> None:
+    """A line's own comes before --lang; a profile for another one is stale."""
+    judge = scripted(0.9)
+    profile = tmp_path / "p.json"
+    Profile(Thresholds(0.5, 0.4), languages=("en",)).save(profile)
+    asked: tuple[str, ...] = ASK
+    if line is not None:
+        file = tmp_path / "q.jsonl"
+        file.write_text(json.dumps({"question": "Wann?", "contexts": ["1932."], **line}), "utf-8")
+        asked = ("check", str(file))
+    options = () if lang is None else ("--lang", lang)
+    done = run(*asked, *options, "--profile", profile, "--on-stale", "clarify", "--json")
+    assert [query.lang for query in judge.queries] == [read_as]
+    assert done.record["reason"] == ("sufficient" if read_as is None else "stale_profile")
+
+
 def test_a_line_may_name_its_language_and_history(
     run: RunCli, scripted: Callable[..., ScriptedJudge]
 ) -> None:

@@ -181,6 +181,27 @@ WRONG: list[tuple[list[object], str]] = [
     ([ROW | {"contexts": [{"page": "a"}]}], "line 1: `contexts[0]` is an object, neither"),
     ([ROW, without("sufficient")], "line 2: `sufficient` is missing."),
     ([ROW | {"sufficient": None}], "line 1: `sufficient` is missing."),
+    (
+        [ROW, without("sufficient"), ROW | {"sufficient": None}],
+        "2 of 3 rows have no label; the first: ",
+    ),
+    (
+        [without("sufficient") | {"label": 1}],
+        "`sufficient` is missing; `label` is there: call it `sufficient`.",
+    ),
+    (
+        [without("question") | {"query": "Q"}],
+        "line 1: `question` is missing; `query` is there: call it `question`.",
+    ),
+    (
+        [without("contexts") | {"documents": ["c"]}],
+        "line 1: `contexts` is missing; `documents` is there: call it `contexts`.",
+    ),
+    (
+        [ROW | {"contexts": [{"page_content": "a ferry"}]}],
+        "`contexts[0]` is an object, neither text nor an object with `text` or `content`; "
+        "`page_content` is there: call it `text`.",
+    ),
     ([ROW | {"sufficient": "false"}], "line 1: `sufficient` is a text."),
     ([ROW | {"sufficient": 0.5}], "line 1: `sufficient` is 0.5."),
     ([ROW | {"sufficient": float("nan")}], "line 1: `sufficient` is NaN."),
@@ -217,6 +238,35 @@ def test_both_rows_with_one_id_are_named(write: Write) -> None:
         read(paths)
     assert f"{paths[1]}, line 2: `id`" in caught.value.message
     assert f"{paths[0]}, line 1" in caught.value.message
+
+
+def test_without_labels_it_is_said_how_to_get_them(write: Write) -> None:
+    """With the command for these very files."""
+    paths = [write(without("sufficient"), name=f"{name}.jsonl") for name in "ab"]
+    with pytest.raises(ConfigError) as caught:
+        read(paths)
+    assert caught.value.hint
+    assert f"rag-guard label {paths[0]} {paths[1]} -o labels.jsonl" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("people", "said"),
+    [
+        (("anna", "ben"), "this row is labelled twice, by anna and by ben; first in "),
+        (("anna", "anna"), "this row is labelled twice, by anna both times; first in "),
+        (("anna", None), "`id` is that of "),
+    ],
+)
+def test_two_labels_of_one_row(
+    write: Write, people: tuple[str | None, str | None], said: str
+) -> None:
+    """Whose they are, and where."""
+    path = write(*(ROW | {"id": "a", "annotator": who} for who in people))
+    with pytest.raises(ConfigError) as caught:
+        read(path)
+    assert caught.value.message.startswith(f"{path}, line 2: {said}{path}, line 1")
+    assert caught.value.hint
+    assert ("--agreement" in caught.value.hint) is (None not in people)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])

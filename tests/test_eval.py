@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from guard import JudgeRejected, Profile, Query, Thresholds, judges
+from guard import JudgeRejected, Profile, Query, Thresholds, Unmeasured, judges
 from guard.calibration import Temperature
 from guard.cli import main
-from guard.cli.surveying import default_path
+from guard.cli.surveying import Bar, default_path
 from guard.judge import Judge
 from guard.testing import Scripted, ScriptedJudge
 
@@ -219,8 +219,28 @@ def test_unmeasured_rows_are_shown_and_may_be_asked_again(
     assert record["figures"]["auroc"]["n"] == 360
     assert record["figures"]["false_refusal"]["value"] == 40 / 200
     judge = scripted(reads)
-    assert run(data, "--retry-unmeasured", "--json").record["unmeasured"] == {}
-    assert len(judge.queries) == 40
+    again = run(data, "--json")
+    assert again.record["unmeasured"] == {}
+    kept = again.record["verdicts"]
+    assert again.err == f"rag-guard: 360 of 400 rows kept in {kept}; asking 40.\n"
+    assert again.record["asked_now"]["rows"] == len(judge.queries) == 40
+    nothing = run(data)
+    assert nothing.err.endswith("400 of 400 rows kept in " + kept + "; nothing is left to ask.\n")
+    assert "now: nothing. The verdicts on 400 rows" in " ".join(nothing.out.split())
+
+
+@pytest.mark.parametrize(("options", "left"), [((), 40), (("--retry-unmeasured",), 0)])
+def test_rows_that_failed_by_themselves_are_asked_again_where_told(
+    run: RunEval,
+    data: Path,
+    scripted: Callable[[Script], ScriptedJudge],
+    options: tuple[str, ...],
+    left: int,
+) -> None:
+    scripted(lambda query: Unmeasured("None.") if number_of(query) % 10 == 0 else reads(query))
+    run(data)
+    scripted(reads)
+    assert sum(run(data, "--json", *options).record["unmeasured"].values()) == left
 
 
 def test_unmeasured_rows_that_are_answered_miss_the_bar(
@@ -242,11 +262,27 @@ def test_nothing_measured_is_no_success(
     bar: tuple[str, ...],
     code: int,
 ) -> None:
-    scripted(lambda _: JudgeRejected("No such model."))
+    """There is nothing to be shown then but why."""
+    scripted(lambda _: Unmeasured("No logprobs."))
     done = run(data, *bar)
     assert done.code == code
-    assert "undefined" in done.out
+    assert "400 no_logprobs, e.g. No logprobs." in done.out
+    assert "AUROC" not in done.out and "undefined" not in done.out
     assert done.err
+
+
+@pytest.mark.parametrize("bar", [(), BARS], ids=["no bar", "bar"])
+def test_a_wrong_key_is_misuse(
+    run: RunEval, data: Path, scripted: Callable[[Script], ScriptedJudge], bar: tuple[str, ...]
+) -> None:
+    """It ends after ten rows, and the same command works once the key does."""
+    scripted(lambda _: JudgeRejected("HTTP 401."))
+    done = run(data, *bar, "--workers", "1")
+    assert (done.code, done.out) == (2, "")
+    assert "the first 10 failed, all of them with rejected, e.g. HTTP 401." in done.err
+    judge = scripted(reads)
+    assert run(data, *bar).code == 0
+    assert len(judge.queries) == 400
 
 
 def test_one_class_only(run: RunEval, tmp_path: Path) -> None:
@@ -296,10 +332,14 @@ def test_markup_and_control_characters_stay_text(run: RunEval, tmp_path: Path) -
     ("content", "problem"),
     [
         ('{"question": "Wh', "line 1"),
-        ('{"question": "When?", "contexts": ["It opened."]}', "sufficient"),
+        (
+            '{"question": "When?", "contexts": ["It opened."]}\n' * 3,
+            "3 of 3 rows have no label; the first: ",
+        ),
+        ('{"question": "When?", "contexts": ["It opened."]}', "rag-guard label "),
         ("", "no row"),
     ],
-    ids=["half a line", "no label", "empty"],
+    ids=["half a line", "no label", "what to do", "empty"],
 )
 def test_misuse(run: RunEval, tmp_path: Path, content: str, problem: str) -> None:
     data = tmp_path / "rows.jsonl"
@@ -311,8 +351,68 @@ def test_misuse(run: RunEval, tmp_path: Path, content: str, problem: str) -> Non
 
 
 @pytest.mark.parametrize("option", ["--max-leak", "--max-false-refusal"])
-def test_a_bar_is_a_share(run: RunEval, data: Path, option: str) -> None:
-    assert run(data, "--judge", "scripted:0.9", option, "5").code == 2
+@pytest.mark.parametrize("value", ["5", "5%", "5 %", "nan", "-0.1", "x"])
+def test_a_bar_is_a_share(run: RunEval, data: Path, option: str, value: str) -> None:
+    done = run(data, "--judge", "scripted:0.9", option, value)
+    assert done.code == 2
+    assert option in done.err and "5 % is .05" in done.err
+
+
+def test_a_met_bar_is_said(
+    run: RunEval, data: Path, scripted: Callable[[Script], ScriptedJudge]
+) -> None:
+    scripted(reads)
+    text = " ".join(run(data, *BARS).out.split())
+    for said in ("leak 0.0 %", "false refusal 0.0 %"):
+        assert f"Bar met: {said}, by the 95 % interval up to " in text
+    assert "200 answered rows; the bar is 5.0 %." in text
+    assert "Bar met" not in run(data).out
+    scripted(lambda _: 0.99)
+    assert "Bar met" not in run(data, *BARS, "--verdicts", "other.jsonl").out
+
+
+def test_where_nothing_could_leak_no_bar_is_met(
+    run: RunEval, tmp_path: Path, scripted: Callable[[Script], ScriptedJudge]
+) -> None:
+    """Some rows are refused, and so it is not that all are answered."""
+    scripted(reads)
+    data = written(tmp_path / "one.jsonl", [a_row(at, sufficient=True) for at in range(400)])
+    done = run(data, "--max-leak", "0.05")
+    assert done.code == 6
+    (line,) = done.err.splitlines()
+    assert "leak: no row is insufficient, so nothing could leak" in line
+
+
+def test_targeted_rows_are_told_of(
+    run: RunEval, tmp_path: Path, scripted: Callable[[Script], ScriptedJudge]
+) -> None:
+    """In the head, in each bar's line and in the record."""
+    scripted(reads)
+    ways = ("targeted", "random", "random", None)
+    rows = [a_row(at, sampling=ways[at // 2 % 4]) for at in range(400)]
+    data = written(tmp_path / "rows.jsonl", rows)
+    text = " ".join(run(data, *BARS).out.split())
+    assert "100 of these rows were targeted" in text
+    assert text.count("100 of all rows are targeted, not random.") == 2
+    done = run(data, "--json", "--max-leak", "0.001")
+    assert done.record["sampling"] == {"targeted": 100, "random": 200, "unknown": 100}
+    assert done.record["unmet"][0].endswith("100 of all rows are targeted, not random.")
+
+
+def test_a_survey_without_a_terminal_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every half a minute; what was kept from before says nothing of how long it takes."""
+    now = 0.0
+    bar = Bar(700, Path("vc.jsonl"), clock=lambda: now)
+    bar(100, 700)
+    for done in range(101, 181):
+        now += 1.0
+        bar(done, 700)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "rag-guard: 100 of 700 rows kept in vc.jsonl; asking 600.",
+        "rag-guard: 130 of 700, about 10 min left",
+        "rag-guard: 160 of 700, about 9 min left",
+    ]
 
 
 # ── Profiles ─────────────────────────────────────────────────────────────────────────────────────
@@ -408,6 +508,7 @@ def test_what_is_deployed_is_not_left_aside(
 def test_a_stale_deployment_misses_its_bar(
     run: RunEval,
     data: Path,
+    tmp_path: Path,
     scripted: Callable[[Script], ScriptedJudge],
     config: Callable[..., Path],
 ) -> None:
@@ -416,6 +517,29 @@ def test_a_stale_deployment_misses_its_bar(
     done = run(data, "--config", config("scripted:other", "on_stale = 'refuse'"), "--json", *BARS)
     assert done.code == 6
     assert done.record["unmeasured"] == {"stale_profile": 400}
+    ((why, count),) = done.record["stale"].items()
+    assert ("'scripted:other'" in why, count) == (True, 400)
+    text = " ".join(run(data, "--config", tmp_path / "guard.toml", *BARS).out.split())
+    assert "The profile is stale: none of its thresholds were applied." in text
+    assert "400 stale_profile: its judge is 'scripted:other', not 'scripted:scripted'" in text
+    assert "rag-guard calibrate" in text
+    assert "calibrated." not in text and "0.55" not in text
+
+
+def test_rows_that_a_profile_is_stale_for_are_told_of(
+    run: RunEval, tmp_path: Path, scripted: Callable[[Script], ScriptedJudge]
+) -> None:
+    """By what differs, beside the thresholds that the others were routed by."""
+    scripted(doubts)
+    Profile(CUTS, FRESH, languages=("en",)).save(tmp_path / "bot.json")
+    langs = ("de", "en", "fr", "en")
+    data = written(
+        tmp_path / "rows.jsonl", [a_row(at, lang=langs[at // 2 % 4]) for at in range(400)]
+    )
+    text = " ".join(run(data, "--profile", "bot.json", "--on-stale", "clarify").out.split())
+    assert "Answer at 0.55, refuse below 0.45, uncalibrated, but not to 200 rows" in text
+    for lang in ("de", "fr"):
+        assert f"100 stale_profile: it was fitted to en, not to '{lang}'" in text
 
 
 def test_what_else_is_wrong_is_misuse(run: RunEval, data: Path, tmp_path: Path) -> None:

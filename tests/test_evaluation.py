@@ -28,7 +28,7 @@ from guard import (
 from guard.calibration import Platt
 from guard.calibration_error import Estimate
 from guard.dataset import Row
-from guard.evaluation import BASELINES, Evaluation, Figure, evaluate, unmet
+from guard.evaluation import BASELINES, Evaluation, Figure, evaluate, met, unmet
 from guard.fitting import fit
 from guard.judgement import Judgement
 from guard.testing import Scripted, ScriptedJudge
@@ -512,6 +512,25 @@ def test_a_row_that_was_not_measured_makes_no_judge_less_trivial(
 @pytest.mark.parametrize("most", BARS, ids=["leak", "refusal", "both"])
 def test_a_good_judge_meets_bars(most: dict[str, Any]) -> None:
     assert bars(many(400, lambda truth: 0.95 if truth else 0.05), **most) == []
+
+
+@pytest.mark.parametrize("most", BARS, ids=["leak", "refusal", "both"])
+@pytest.mark.parametrize("good", [True, False])
+def test_a_met_bar_is_told(most: dict[str, Any], good: bool) -> None:
+    """A sentence for each; none where one is not met."""
+    evaluation = found(many(400, lambda truth: (0.95 if truth else 0.05) if good else 0.95))
+    lines = met(evaluation, **most)
+    names = [name.removeprefix("max_").replace("_", " ") for name in most] if good else []
+    assert [line.partition(" 0.0 %")[0] for line in lines] == names
+
+
+def test_where_nothing_is_insufficient_nothing_could_leak() -> None:
+    """However many were refused."""
+    judgements = many(400, lambda truth: 0.95, share=1.0)
+    refused = [replace(each, verdict=verdict(0.05)) for each in judgements[::4]]
+    answered = [each for at, each in enumerate(judgements) if at % 4]
+    (line,) = bars([*answered, *refused], max_leak=0.5)
+    assert "no row is insufficient" in line
 
 
 def test_what_refuses_nothing_meets_no_bar_on_refusals() -> None:

@@ -18,7 +18,7 @@ from guard import Query, dataset, judges
 from guard.cli.label import label, recorded
 from guard.cli.label_session import Asked, LabelSession, Screen
 from guard.dataset import Row
-from guard.errors import ConfigError
+from guard.errors import ConfigError, JudgeError, JudgeRejected, JudgeUnavailable
 from guard.judge import Judge
 from guard.judgement import Judgement
 from guard.label_file import LabelFile
@@ -409,8 +409,8 @@ def test_a_larger_draw_marks_its_random_rows(path: Path) -> None:
 class Run:
     """One run of the command in this process."""
 
-    def __init__(self, code: int, out: str) -> None:
-        self.code, self.out = code, out
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
 
 
 RunLabel = Callable[..., Run]
@@ -428,7 +428,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit) as ended:
             app([*map(str, args)])
         code = ended.value.code
-        return Run(code if isinstance(code, int) else 0, capsys.readouterr().out)
+        out, err = capsys.readouterr()
+        return Run(code if isinstance(code, int) else 0, out, err)
 
     return run
 
@@ -460,7 +461,7 @@ def queries(tmp_path: Path) -> Path:
 def test_without_a_judge(run: RunLabel, queries: Path, path: Path) -> None:
     done = run(queries, "-o", path, "--n", "4", "--annotator", "anna", keys="ynys")
     assert done.code == 0
-    assert "4/4 done: 2 sufficient, 1 insufficient, 1 skipped." in done.out
+    assert "4 of these 4 done: 2 sufficient, 1 insufficient, 1 skipped; 3 labels in " in done.out
     assert "the judge" not in done.out
     assert [line["sampling"] for line in lines(path)] == ["random"] * 3
     assert len(dataset.read(path).rows) == 3
@@ -472,11 +473,105 @@ def test_with_a_judge_and_again(
     """Verdicts are kept, and the second sitting goes on without asking the judge again."""
     args = (queries, "-o", path, "--judge", "any", "--n", "6", "--verdicts", tmp_path / "v.jsonl")
     first = run(*args, "--annotator", "anna", keys="yq")
-    assert "1/6 done" in first.out and "The same command goes on" in first.out
+    assert "1 of these 6 done" in first.out and "The same command goes on" in first.out
     second = run(*args, "--annotator", "anna", keys="nnnnn")
-    assert "1/6" in second.out and "6/6 done" in second.out
+    assert "1/6" in second.out and "6 of these 6 done" in second.out
+    assert "asking the judge about 10 rows" in first.err and "--verdicts" not in first.err
+    assert "10 of 10 rows kept" in second.err and "asking the judge" not in second.err
     assert len(scripted.queries) == 10
     assert sorted(line["sampling"] for line in lines(path)) == ["random"] * 3 + ["targeted"] * 3
+
+
+def test_without_verdicts_the_judge_is_asked_at_every_sitting(
+    run: RunLabel, queries: Path, path: Path, scripted: ScriptedJudge
+) -> None:
+    """And that is said before."""
+    args = (queries, "-o", path, "--judge", "any", "--n", "3", "--annotator", "anna")
+    told = "asking the judge about 10 rows, a request each at least. Without --verdicts FILE"
+    assert [told in run(*args, keys="yq").err for _ in range(2)] == [True, True]
+    assert len(scripted.queries) == 20
+
+
+@pytest.mark.parametrize("error", [JudgeRejected("HTTP 401."), JudgeUnavailable("Down.")])
+def test_a_dead_judge_ends_it(
+    run: RunLabel,
+    queries: Path,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: JudgeError,
+) -> None:
+    """Labels picked by nothing would be half wasted; also where rows are fewer than ten."""
+
+    def from_name(_name: str, **_options: object) -> Judge:
+        return ScriptedJudge(error)
+
+    monkeypatch.setattr(judges, "from_name", from_name)
+    queries.write_text("\n".join(queries.read_text("utf-8").splitlines()[:4]), "utf-8")
+    with pytest.raises(ConfigError, match="No row could be measured: the first 4 failed"):
+        run(queries, "-o", path, "--annotator", "anna", "--judge", "any", keys="y")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "random", "left", "enough"),
+    [
+        (("--n", "300", "--random-share", "0.5"), 150, 105, False),
+        (("--n", "300"), 150, 105, False),
+        (("--n", "449", "--random-share", "1"), 449, 314, False),
+        (("--n", "450", "--random-share", "1"), 450, 315, True),
+    ],
+)
+def test_what_the_labels_will_do_is_said_before_the_first(
+    run: RunLabel,
+    path: Path,
+    tmp_path: Path,
+    scripted: ScriptedJudge,
+    options: tuple[str, ...],
+    random: int,
+    left: int,
+    enough: bool,
+) -> None:
+    """Rows drawn by lot, less what the calibrator takes."""
+    source = tmp_path / "many.jsonl"
+    rows = [{"question": f"odd {at}?", "contexts": [f"Fact {at}."]} for at in range(600)]
+    source.write_text("".join(f"{json.dumps(each)}\n" for each in rows), "utf-8")
+    done = run(source, "-o", path, "--annotator", "anna", "--judge", "any", *options, keys="q")
+    before = done.out.partition("  ? ")[0]
+    assert f"{random} of them, in {random} groups, are drawn by lot" in before
+    assert f"certifies on {left}." in before
+    assert ("plan 450 to 700" in before) is not enough
+
+
+def test_rows_of_few_groups_are_few(run: RunLabel, path: Path, tmp_path: Path) -> None:
+    """It is groups that are certified on."""
+    source = tmp_path / "few.jsonl"
+    rows = [{"question": f"{at}?", "contexts": ["c"], "group": f"g{at % 10}"} for at in range(100)]
+    source.write_text("".join(f"{json.dumps(each)}\n" for each in rows), "utf-8")
+    done = run(source, "-o", path, "--annotator", "anna", keys="q")
+    assert "100 of them, in 10 groups, are drawn by lot" in done.out
+    assert "certifies on 7." in done.out
+
+
+def test_counts_are_of_these_rows_and_of_the_file(run: RunLabel, queries: Path, path: Path) -> None:
+    """Labels of earlier, other rows are in the file, but not among these."""
+    sit(path, "yyy", row("x"), row("y"), row("z"))
+    done = run(queries, "-o", path, "--annotator", "anna", keys="ynsq")
+    assert "3 of these 10 done: 1 sufficient, 1 insufficient, 1 skipped; 5 labels" in done.out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no lock on Windows")
+def test_one_sitting_of_a_person_at_a_time(run: RunLabel, queries: Path, path: Path) -> None:
+    """A second one would ask for the same labels; somebody else may sit, and it ends with it."""
+    with LabelFile(path).sitting("anna"):
+        with pytest.raises(
+            ConfigError, match=r"is being written by another rag-guard label, for a"
+        ):
+            run(queries, "-o", path, "--annotator", "anna", keys="y")
+        assert not path.exists()
+        assert run(queries, "-o", path, "--annotator", "ben", keys="yq").code == 0
+    assert run(queries, "-o", path, "--annotator", "anna", keys="yq").code == 0
+    assert sorted(line["annotator"] for line in lines(path)) == ["anna", "ben"]
+    assert not list(path.parent.glob(".*"))
 
 
 def test_records_need_no_judge(
@@ -500,7 +595,7 @@ def test_records_need_no_judge(
     source = tmp_path / "records.jsonl"
     source.write_text("".join(f"{json.dumps(each)}\n" for each in records), "utf-8")
     done = run(source, "-o", path, "--annotator", "anna", "--n", "9", keys="y" * 9)
-    assert "9/9 done" in done.out
+    assert "9 of these 9 done" in done.out
     assert scripted.queries == []
     assert "targeted" in {line["sampling"] for line in lines(path)}
     assert "the judge: sufficient, P = 0." in done.out
@@ -536,7 +631,7 @@ def test_ctrl_c(run: RunLabel, queries: Path, path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("guard.cli.label._piped_key", key)
     done = run(queries, "-o", path, "--annotator", "anna")
     assert done.code == 130
-    assert "2/10 done" in done.out
+    assert "2 of these 10 done" in done.out
     assert len(lines(path)) == 2
 
 

@@ -6,7 +6,7 @@ import resource
 import signal
 import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -27,11 +27,11 @@ from guard import (
     Verdict,
 )
 from guard.dataset import Dataset, Row
-from guard.errors import UNMEASURED_KINDS, Tried
+from guard.errors import UNMEASURED_KINDS, Tried, UnmeasuredKind
 from guard.judgement import Judgement
 from guard.judges.scripted import Scripted
 from guard.policy import OnUnmeasured
-from guard.survey import survey
+from guard.survey import require_any, survey
 from guard.testing import ScriptedJudge
 
 Script = Callable[[Query], Scripted]
@@ -350,20 +350,109 @@ def test_a_corrected_label_needs_no_judge(path: Path) -> None:
     assert [line["group"] for line in lines_of(path)].count("new") == 1
 
 
-@pytest.mark.parametrize(("retry", "again"), [(False, []), (True, [1, 3])])
-def test_failures_stay_unless_they_are_to_be_tried_again(
-    path: Path, retry: bool, again: list[int]
+@pytest.mark.parametrize("kind", UNMEASURED_KINDS)
+@pytest.mark.parametrize("retry", [False, True])
+def test_what_failed_by_the_endpoint_is_asked_again(
+    path: Path, kind: UnmeasuredKind, retry: bool
 ) -> None:
-    """Either way they are counted."""
+    """The others stay as they are, and counted, unless all are to be tried again."""
 
     def down(query: Query) -> Scripted:
-        return JudgeUnavailable("Down.") if number_of(query) in (1, 3) else 0.9
+        return JudgeUnavailable("Down.", kind=kind) if number_of(query) in (1, 3) else 0.9
 
     survey(gate_of(down), dataset(), path=path)
     gate = gate_of(0.9)
-    judgements = survey(gate, dataset(), path=path, retry_unmeasured=retry)
+    started = list[Row]()
+    judgements = survey(gate, dataset(), path=path, retry_unmeasured=retry, starting=started.extend)
+    passing = ("timeout", "unavailable", "rate_limited", "rejected")
+    again = [1, 3] if retry or kind in passing else []
     assert asked(gate) == again
+    assert [row.id for row in started] == [f"r{number}" for number in again]
     assert sum(each.verdict is None for each in judgements) == 2 - len(again)
+
+
+# ── No hope ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def failing(kind: UnmeasuredKind, sound: Container[int] = ()) -> Script:
+    """A judge that fails, but for rows of some numbers."""
+
+    def script(query: Query) -> Scripted:
+        return 0.9 if number_of(query) in sound else JudgeRejected("HTTP 401.", kind=kind)
+
+    return script
+
+
+@pytest.mark.parametrize("kind", ["unavailable", "rejected"])
+def test_a_dead_endpoint_is_not_asked_about_every_row(path: Path, kind: UnmeasuredKind) -> None:
+    """Ten are enough to know; what came is kept, and asked again when it is mended."""
+    gate = gate_of(failing(kind))
+    with pytest.raises(
+        ConfigError, match=f"the first 10 failed, all of them with {kind}.*401"
+    ) as e:
+        survey(gate, dataset(60), path=path, workers=3)
+    assert e.value.hint and "--base-url" in e.value.hint
+    assert 10 <= len(asked(gate)) <= 13
+    assert len(lines_of(path)) == len(asked(gate))
+    assert all(each.verdict for each in survey(gate_of(0.9), dataset(60), path=path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sound"),
+    [
+        ("timeout", []),
+        ("rate_limited", []),
+        ("no_logprobs", []),
+        ("rejected", [0]),
+        ("rejected", [9]),
+    ],
+)
+def test_where_there_is_hope_every_row_is_asked(kind: UnmeasuredKind, sound: list[int]) -> None:
+    gate = gate_of(failing(kind, sound))
+    assert len(survey(gate, dataset(30), workers=1)) == len(asked(gate)) == 30
+
+
+def test_rows_without_contexts_do_not_tell_of_the_endpoint() -> None:
+    """They neither make it dead nor alive."""
+    rows = [
+        replace(row, query=Query.of(row.query.question, [])) if at % 2 else row
+        for at, row in enumerate(dataset(60).rows)
+    ]
+    gate = gate_of(failing("rejected"))
+    with pytest.raises(ConfigError, match="the first 10 failed"):
+        survey(gate, Dataset.of(rows), workers=1)
+    assert asked(gate) == list(range(0, 20, 2))
+
+
+@pytest.mark.parametrize(("bad", "stops"), [(15, False), (25, True)])
+def test_few_rows_that_always_fail_are_no_dead_endpoint(path: Path, bad: int, stops: bool) -> None:
+    """They are asked again at every run, and then alone; but many are an expired key."""
+    script = failing("rejected", range(bad, 40))
+    rows = Dataset.of(reversed(dataset(40).rows))
+    survey(gate_of(script), rows, path=path, workers=1)
+    again = gate_of(script)
+    if stops:
+        with pytest.raises(ConfigError, match="the first 10 failed"):
+            survey(again, rows, path=path, workers=1)
+    else:
+        survey(again, rows, path=path, workers=1)
+    assert len(asked(again)) == (10 if stops else bad)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "dead"),
+    [(["rejected"] * 3, True), (["timeout"] * 3, False), (["rejected", "unavailable"], False)],
+)
+def test_few_rows_that_all_failed(kinds: list[UnmeasuredKind], dead: bool) -> None:
+    """Fewer than ten: whoever cannot go on without a verdict may say so."""
+    judgements = [
+        replace(JUDGEMENT, verdict=None, reason=kind, detail="HTTP 401.") for kind in kinds
+    ]
+    if not dead:
+        require_any(judgements)
+        return
+    with pytest.raises(ConfigError, match="the first 3 failed"):
+        require_any(judgements)
 
 
 # ── The file ─────────────────────────────────────────────────────────────────────────────────────

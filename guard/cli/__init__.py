@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from guard import __version__
-from guard.cli import calibrate, check, demo, doctor, eval, label
+from guard.cli import calibrate, check, demo, doctor, eval, label, outcome, replay, report, why
 from guard.cli.text import one_line
 from guard.errors import ConfigError, GuardError
 
@@ -53,6 +53,10 @@ app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.command("eval")(eval.evaluate_files)
 app.command()(label.label)
+app.command()(replay.replay)
+app.command()(report.report)
+app.command()(outcome.outcome)
+app.command()(why.why)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -1,7 +1,10 @@
 """``rag-guard calibrate``: from labelled rows to a profile whose thresholds are certified."""
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,9 +20,9 @@ from guard.cli.options import (
     ModelFamily,
     given,
 )
-from guard.cli.surveying import default_path, surveyed
+from guard.cli.surveying import RETRY_HELP, default_path, say, share, surveyed
 from guard.cli.text import one_line, plain
-from guard.errors import ConfigError
+from guard.errors import UNMEASURED_KINDS, ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from guard.dataset import Dataset
     from guard.judgement import Judgement
     from guard.policy import Policy
+    from guard.profile import Profile
 
 BAR_NOT_MET = 6
 """The exit code where nothing can be certified."""
@@ -44,10 +48,10 @@ def calibrate(
         ),
     ],
     max_leak: Annotated[
-        float, typer.Option(metavar="P", help="P(insufficient | answered) at most.")
+        float, typer.Option(metavar="P", parser=share, help="P(insufficient | answered) at most.")
     ],
     max_false_refusal: Annotated[
-        float, typer.Option(metavar="P", help="P(refused | sufficient) at most.")
+        float, typer.Option(metavar="P", parser=share, help="P(refused | sufficient) at most.")
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The profile to write.")
@@ -73,12 +77,11 @@ def calibrate(
         typer.Option(
             metavar="FILE",
             help="Keeps the verdicts, and those in it are not asked for again; else a file in this "
-            "folder that is named after data and judge, as with eval.",
+            "folder that is named after data and judge, as with eval. Rows that failed by the "
+            "endpoint or the key are asked again.",
         ),
     ] = None,
-    retry_unmeasured: Annotated[
-        bool, typer.Option("--retry-unmeasured", help="Ask again where there was no verdict.")
-    ] = False,
+    retry_unmeasured: Annotated[bool, typer.Option("--retry-unmeasured", help=RETRY_HELP)] = False,
     workers: Annotated[
         int, typer.Option(metavar="N", min=1, max=1024, help="Queries in flight at most.")
     ] = 8,
@@ -111,7 +114,8 @@ def calibrate(
     picked (`sampling`, as `rag-guard label` writes it), only the random ones are certified on.
 
     Write the profile into guard.toml: profile = "FILE". It is for this judge, prompt, model and
-    signal alone, and goes stale by itself when one of them changes.
+    signal alone, and goes stale by itself when one of them changes. Languages are compared where
+    rows have `lang`, and where the application passes one; nothing detects them.
 
     The exit code is 0; 6 if nothing can be certified, and then no file is written; 130 after
     Ctrl-C; 2 for misuse.
@@ -131,9 +135,10 @@ def calibrate(
     # Whatever can be wrong is said before the judge is asked, which takes time and money.
     calibrating.require_settings(max_leak, max_false_refusal, confidence, kind, fit_share)
     calibrating.require_labels([bool(row.sufficient) for row in dataset.rows])
+    _require_rows_to_fit(dataset, fit_share)
     _require_writable(output, [*data, *([] if verdicts is None else [verdicts])])
     # Without the profile of the deployment: the one that is to be written anew.
-    gate = load_gate(config, deployment=deployment, options=options, profiles=False)
+    gate = load_gate(config, deployment=deployment, options=options, audit=False, profiles=False)
     path = verdicts or default_path(data, gate.judge.fingerprint)
     _require_writable(output, [path])
     survey = surveyed(gate, dataset, path, workers=workers, retry_unmeasured=retry_unmeasured)
@@ -152,9 +157,12 @@ def calibrate(
             seed=seed,
         )
     if found.profile is not None:
+        replaced = _replaced(output)
         found.profile.save(output)
+        _tell(found.profile, replaced)
     if as_json:
-        typer.echo(json.dumps(_as_json(found, path, output), allow_nan=False))
+        record = _as_json(found, judgements, path, output)
+        typer.echo(json.dumps(record, allow_nan=False))
     else:
         _show(found, judgements, gate.policy, path, output)
     if found.profile is None:
@@ -170,6 +178,47 @@ def _require_writable(output: Path, others: Sequence[str | Path]) -> None:
         raise ConfigError(why, hint="Name another file, e.g. support-bot.profile.json.")
 
 
+def _require_rows_to_fit(dataset: "Dataset", fit_share: float) -> None:
+    """Raises `ConfigError` where the calibrator's share of the groups is too few rows, however
+    they are drawn; `calibrating.calibrate` would, but only after the judge was paid for."""
+    from guard.fitting import LEAST_ROWS
+
+    certifiable = _random_rows(dataset)
+    random = [row for row in dataset.rows if certifiable is None or row.id in certifiable]
+    sizes = sorted(Counter(row.group for row in random).values(), reverse=True)
+    if len(sizes) < 2:
+        return
+    drawn = max(1, round(fit_share * len(sizes)))
+    left = len(dataset.rows) - len(random) + sum(sizes[:drawn])
+    if left < LEAST_ROWS:
+        raise ConfigError(
+            f"{len(dataset.rows)} rows in {len(sizes)} groups leave {left} for the calibrator "
+            f"(--fit-share {fit_share:g}); {LEAST_ROWS} are the least.",
+            hint=f"Label at least {math.ceil(LEAST_ROWS / fit_share)} rows, each of a group of its "
+            "own: rag-guard label. A bound of 5 % takes 450 to 700.",
+        )
+
+
+def _replaced(output: Path) -> str | None:
+    """What is in the way, in a few words, if anything is."""
+    from guard.profile import Profile
+
+    if not output.exists():
+        return None
+    with suppress(ConfigError):
+        created = Profile.load(output).created
+        if created is not None:
+            return f"{output} (created {created:%Y-%m-%d %H:%M} UTC)"
+    return f"{output} (no profile that can be read)"
+
+
+def _tell(profile: "Profile", replaced: str | None) -> None:
+    if replaced is not None:
+        say(f"replaced {replaced}.")
+    if not profile.languages:
+        say("no row has `lang`: this profile never goes stale by language.")
+
+
 def _random_rows(dataset: "Dataset") -> set[str] | None:
     """Ids of the rows drawn at random; ``None`` where no row says how it was picked."""
     if all(row.sampling is None for row in dataset.rows):
@@ -180,7 +229,15 @@ def _random_rows(dataset: "Dataset") -> set[str] | None:
 # ── Output ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _as_json(found: "Calibration", path: Path, output: Path) -> dict[str, object]:
+def _unmeasured(judgements: "Sequence[Judgement]") -> dict[str, int]:
+    """Rows that the judge was asked about in vain, by reason, most frequent first."""
+    reasons = Counter(one.reason for one in judgements)
+    return {kind: count for kind, count in reasons.most_common() if kind in UNMEASURED_KINDS}
+
+
+def _as_json(
+    found: "Calibration", judgements: "Sequence[Judgement]", path: Path, output: Path
+) -> dict[str, object]:
     from dataclasses import asdict
 
     fitted = found.fitted
@@ -196,6 +253,7 @@ def _as_json(found: "Calibration", path: Path, output: Path) -> dict[str, object
         "fit_rows": found.fit_rows,
         "certified_rows": found.certified_rows,
         "unmeasured": found.unmeasured,
+        "unmeasured_by_reason": _unmeasured(judgements),
         "verdicts": str(path),
         "profile": str(output) if certified else None,
     }
@@ -223,6 +281,8 @@ def _show(
         console.print(f"\n  profile = {json.dumps(str(output))}\n", soft_wrap=True)
     else:
         console.print("NOT CERTIFIED, and no profile is written.", style="bold red")
+        for line in _about_unmeasured(judgements, policy):
+            console.print(one_line(line), style="yellow")
         console.print(plain(found.outcome.reason))
         if found.outcome.needed_n is not None:
             console.print(
@@ -230,6 +290,24 @@ def _show(
                 "calibrator takes its share besides (--fit-share). Label more: rag-guard label."
             )
     console.print(plain(f"The verdicts are kept in {path}."), soft_wrap=True)
+
+
+def _about_unmeasured(judgements: "Sequence[Judgement]", policy: "Policy") -> Iterator[str]:
+    """How many rows have no verdict, why, and what that does: it may not be the judge's fault."""
+    counts = _unmeasured(judgements)
+    if not counts:
+        return
+    details: dict[str | None, str] = {}
+    for one in judgements:
+        details.setdefault(one.reason, one.detail)
+    whys = "; ".join(f"{count:,} {kind}: {details[kind]}" for kind, count in counts.items())
+    routes = [policy.route_unmeasured(kind) for kind in UNMEASURED_KINDS if kind in counts]
+    names = dict.fromkeys("raise" if route is None else route.value for route in routes)
+    yield (
+        f"{sum(counts.values()):,} of {len(judgements):,} rows have no verdict ({whys}) and count "
+        f"as the policy routes them: {', '.join(names)}."
+    )
+    yield "The same command asks again where the endpoint or the key was at fault."
 
 
 def _about_fit(found: "Calibration") -> Iterator[str]:

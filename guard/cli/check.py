@@ -101,6 +101,14 @@ def check(
     deadline: Deadline = None,
     on_unmeasured: OnUnmeasured = None,
     on_stale: OnStale = None,
+    lang: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TAG",
+            help='The language asked in, e.g. "de": a profile goes stale by it, and messages '
+            "follow it. Nothing detects it. In a .jsonl file `lang` on a line comes first.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the decision record and nothing else.")
     ] = False,
@@ -117,7 +125,7 @@ def check(
     """
     from guard.config import load_gate
 
-    cases = _cases(question, [*(context or []), *(files or [])], text or [])
+    cases = _cases(question, [*(context or []), *(files or [])], text or [], lang)
     options = given(
         judge=judge,
         base_url=base_url,
@@ -160,18 +168,20 @@ class _Case:
     place: str | None = None
 
 
-def _cases(question: str | None, files: Sequence[str], texts: Sequence[str]) -> list[_Case]:
+def _cases(
+    question: str | None, files: Sequence[str], texts: Sequence[str], lang: str | None
+) -> list[_Case]:
     if files.count(STDIN) > 1:
         raise ConfigError("--context: standard input (-) can be read only once.", hint=_JSONL_HINT)
     if question is None:
-        return _many(files, texts)
+        return _many(files, texts, lang)
     if not files and not texts:
         raise ConfigError(
             "No passage is given.",
             hint="Name files with --context FILE, or pass passages with --text TEXT.",
         )
     passages = [passage for file in files for passage in _passages(file)]
-    return [_Case(Query.of(question, [*passages, *texts]))]
+    return [_Case(Query.of(question, [*passages, *texts], lang=lang))]
 
 
 _JSONL_HINT = "A .jsonl file gives many passages, one a line."
@@ -179,14 +189,15 @@ _QUERY_HINT = 'Write {"question": "…", "contexts": ["…", "…"]} on each lin
 _PASSAGE_HINT = 'Write a JSON text, or {"text": "…"}; queries with passages go without --question.'
 
 
-def _many(files: Sequence[str], texts: Sequence[str]) -> list[_Case]:
+def _many(files: Sequence[str], texts: Sequence[str], lang: str | None) -> list[_Case]:
     """Every line of every file, a query each."""
     if not files or texts or not all(map(_is_lines, files)):
         raise ConfigError(
             "--question is missing.",
             hint="Only .jsonl files (or -) with a question on each line go without it.",
         )
-    cases = [_Case(_query(place, value), place) for file in files for place, value in _values(file)]
+    values = [each for file in files for each in _values(file)]
+    cases = [_Case(_query(place, value, lang), place) for place, value in values]
     if not cases:
         raise ConfigError(f"{', '.join(files)}: there is no query.", hint=_QUERY_HINT)
     return cases
@@ -200,7 +211,7 @@ def _is_jsonl(file: str) -> bool:
     return file.casefold().endswith(".jsonl")
 
 
-def _query(place: str, value: object) -> Query:
+def _query(place: str, value: object, lang: str | None) -> Query:
     query = as_map(value)
     question = as_text(query.get("question"))
     if question is None or not isinstance(query.get("contexts"), list):
@@ -212,9 +223,8 @@ def _query(place: str, value: object) -> Query:
         for number, context in enumerate(as_list(query.get("contexts")))
     ]
     try:
-        return Query.of(
-            question, passages, history=_history(place, query), lang=_lang(place, query)
-        )
+        own = _lang(place, query) or lang
+        return Query.of(question, passages, history=_history(place, query), lang=own)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error.message}", hint=error.hint) from error
 

@@ -81,7 +81,7 @@ def doctor(
         api_key_env=api_key_env,
     )
     name, keys = resolve(config, deployment, options=options)
-    gate = load_gate(config, deployment=deployment, options=options)
+    gate = load_gate(config, deployment=deployment, options=options, audit=False)
     try:
         with _progress(Console(stderr=True)) as progress:
             report = examine(gate.judge, keys, name=name, time_limit=timeout, progress=progress)

@@ -1,7 +1,9 @@
 """``rag-guard eval``: how well a judge and its thresholds do on labelled rows, and a bar for CI."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,8 +25,9 @@ from guard.cli.options import (
     RefuseBelow,
     given,
 )
-from guard.cli.surveying import default_path, surveyed
+from guard.cli.surveying import RETRY_HELP, default_path, share, surveyed
 from guard.cli.text import one_line, plain
+from guard.decision import Reason
 from guard.errors import ConfigError
 from guard.judge import Profiled
 
@@ -33,8 +36,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from guard.dataset import Dataset
-    from guard.evaluation import Evaluation, Figure, Figures, Slice
+    from guard.dataset import Dataset, Row
+    from guard.evaluation import Cost, Evaluation, Figure, Figures, Slice
     from guard.gate import Gate
     from guard.judgement import Judgement
 
@@ -97,12 +100,11 @@ def evaluate_files(
         typer.Option(
             metavar="FILE",
             help="Keeps the verdicts, and those in it are not asked for again; else a file in this "
-            "folder that is named after data and judge.",
+            "folder that is named after data and judge. Rows that failed by the endpoint or the "
+            "key are asked again.",
         ),
     ] = None,
-    retry_unmeasured: Annotated[
-        bool, typer.Option("--retry-unmeasured", help="Ask again where there was no verdict.")
-    ] = False,
+    retry_unmeasured: Annotated[bool, typer.Option("--retry-unmeasured", help=RETRY_HELP)] = False,
     workers: Annotated[
         int, typer.Option(metavar="N", min=1, max=1024, help="Queries in flight at most.")
     ] = 8,
@@ -115,11 +117,11 @@ def evaluate_files(
     ] = 1000,
     max_leak: Annotated[
         float | None,
-        typer.Option(metavar="P", min=0, max=1, help="A bar: P(insufficient | answered) at most."),
+        typer.Option(metavar="P", parser=share, help="A bar: P(insufficient | answered) at most."),
     ] = None,
     max_false_refusal: Annotated[
         float | None,
-        typer.Option(metavar="P", min=0, max=1, help="A bar: P(refused | sufficient) at most."),
+        typer.Option(metavar="P", parser=share, help="A bar: P(refused | sufficient) at most."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")
@@ -130,12 +132,16 @@ def evaluate_files(
     Every figure has a 95 % interval, from resamples of groups: rows on the same contexts, or of the
     same `group`, are not independent. Rows without a verdict are counted, and routed as the policy
     routes them. Verdicts are kept as they come: after Ctrl-C, a crash, or with other thresholds,
-    the same command asks only what it has not asked.
+    the same command asks only what it has not asked, and what failed by the endpoint or the key
+    (timeout, unavailable, rate_limited, rejected). Where the first ten rows are all unavailable, or
+    all rejected, it stops.
 
     A bar is met where the upper end of the interval is within it. Nothing answered, everything
     answered, or (for --max-false-refusal) nothing refused meets none, and neither do rows of fewer
     than ten groups. Ten are the least that is looked at, not enough: a bar of .05 takes 72 groups
-    even with 0 leaks.
+    even with 0 leaks. Where no row is insufficient nothing can leak, which meets no bar. Rows that
+    were picked because of their probability (`sampling` is "targeted") are counted in and told of:
+    rates with them are not those of the traffic.
 
     Rows are routed as the deployment would route them, through its profile. Where that is missing,
     broken or for another judge, it is left aside with a warning, and what is measured is the judge
@@ -162,22 +168,25 @@ def evaluate_files(
     barred = max_leak is not None or max_false_refusal is not None
     gate, left_aside = _gate(config, deployment, options, as_deployed=barred or profile is not None)
     path = verdicts or default_path(data, gate.judge.fingerprint)
-    survey = surveyed(gate, dataset, path, workers=workers, retry_unmeasured=retry_unmeasured)
+    asked: list[Row] = []
+    survey = surveyed(
+        gate,
+        dataset,
+        path,
+        workers=workers,
+        retry_unmeasured=retry_unmeasured,
+        starting=asked.extend,
+    )
     with survey as judgements:
         evaluation = _evaluate(gate, judgements, seed, resamples)
-    missed = _missed(evaluation, max_leak, max_false_refusal)
+    found = _Found(dataset, gate, judgements, evaluation, {row.id for row in asked})
+    missed, held = found.bars(max_leak, max_false_refusal)
     if as_json:
-        about = {
-            "data": data,
-            "version": dataset.version,
-            "verdicts": str(path),
-            "profile": None if gate.profile is None else gate.profile.name,
-            "profile_left_aside": left_aside,
-            "unmet": missed,
-        }
-        typer.echo(json.dumps({**about, **evaluation.to_dict()}, allow_nan=False))
+        about = {"data": data, "verdicts": str(path), "profile_left_aside": left_aside}
+        record = {**about, **found.about(), "unmet": missed, **evaluation.to_dict()}
+        typer.echo(json.dumps(record, allow_nan=False))
     else:
-        _show(evaluation, judgements, path)
+        _show(found, held, path)
     _end(evaluation, missed, barred=barred)
 
 
@@ -201,13 +210,15 @@ def _gate(
     from guard.config import load_gate
 
     if as_deployed:
-        return load_gate(config, deployment=deployment, options=options), None
+        return load_gate(config, deployment=deployment, options=options, audit=False), None
     try:
-        gate = load_gate(config, deployment=deployment, options=options)
+        gate = load_gate(config, deployment=deployment, options=options, audit=False)
         _require_fresh(gate)
     except ConfigError as error:
         # Whatever else is wrong is wrong without the profile as well, and raised here.
-        gate = load_gate(config, deployment=deployment, options=options, profiles=False)
+        gate = load_gate(
+            config, deployment=deployment, options=options, audit=False, profiles=False
+        )
         typer.echo(f"rag-guard: profile left aside: {one_line(error.message)}", err=True)
         return gate, error.message
     return gate, None
@@ -233,7 +244,7 @@ def _evaluate(
 ) -> "Evaluation":
     from guard.evaluation import evaluate
 
-    profile_of = gate.judge.profile_of if isinstance(gate.judge, Profiled) else None
+    profile_of = gate.profile_of if isinstance(gate.judge, Profiled) else None
     return evaluate(
         judgements,
         gate.policy,
@@ -244,12 +255,72 @@ def _evaluate(
     )
 
 
-def _missed(
-    evaluation: "Evaluation", max_leak: float | None, max_false_refusal: float | None
-) -> list[str]:
-    from guard.evaluation import unmet
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What came of it.
 
-    return unmet(evaluation, max_leak=max_leak, max_false_refusal=max_false_refusal)
+    Attributes:
+        asked: ids of the rows that were asked about now; the others' verdicts were kept.
+    """
+
+    dataset: "Dataset"
+    gate: "Gate"
+    judgements: "Sequence[Judgement]"
+    evaluation: "Evaluation"
+    asked: set[str]
+
+    @property
+    def sampling(self) -> dict[str, int]:
+        """Rows by how they were picked; ``unknown`` = the data does not say."""
+        return dict(Counter(row.sampling or "unknown" for row in self.dataset.rows))
+
+    @property
+    def stale(self) -> dict[str, int]:
+        """Rows that the profile is not for, by what differs, most frequent first."""
+        found = Counter[str]()
+        for one in self.judgements:
+            profile = None if one.verdict is None else self.gate.profile_of(one.verdict)
+            if one.verdict is not None and profile is not None:
+                found[profile.difference(one.verdict, one.lang) or ""] += 1
+        del found[""]
+        return dict(found.most_common())
+
+    @property
+    def cost_now(self) -> "Cost":
+        """What the rows took that were asked about now."""
+        from guard.evaluation import cost_of
+
+        return cost_of([one for one in self.judgements if one.id in self.asked])
+
+    def bars(
+        self, max_leak: float | None, max_false_refusal: float | None
+    ) -> tuple[list[str], list[str]]:
+        """What bars are not met, and what bars are, a sentence each."""
+        from guard.evaluation import met, unmet
+
+        targeted = self.sampling.get("targeted")
+        note = f" {targeted:,} of all rows are targeted, not random." if targeted else ""
+        missed, held = (
+            [
+                line + note
+                for line in each(
+                    self.evaluation, max_leak=max_leak, max_false_refusal=max_false_refusal
+                )
+            ]
+            for each in (unmet, met)
+        )
+        return missed, held
+
+    def about(self) -> dict[str, object]:
+        """What `Evaluation` does not know, as JSON-ready values."""
+        profile = self.gate.profile
+        return {
+            "version": self.dataset.version,
+            "sampling": self.sampling,
+            "profile": None if profile is None else profile.name,
+            "stale": self.stale,
+            "asked_now": {"rows": len(self.asked), **asdict(self.cost_now)},
+        }
 
 
 def _end(evaluation: "Evaluation", missed: Sequence[str], *, barred: bool) -> None:
@@ -265,13 +336,23 @@ def _end(evaluation: "Evaluation", missed: Sequence[str], *, barred: bool) -> No
 # ── Output ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _show(evaluation: "Evaluation", judgements: "Sequence[Judgement]", path: Path) -> None:
+def _show(found: _Found, held: Sequence[str], path: Path) -> None:
     """Prints an evaluation for people, at any width from 60 on."""
     from rich.console import Console
 
     console = Console(emoji=False, highlight=False, markup=False)
-    for line in (*_about(evaluation), *_reasons(evaluation, judgements)):
+    for line in (*_about(found), *_reasons(found)):
         console.print(line)
+    if found.evaluation.measured:
+        _show_figures(found.evaluation, console)
+        for line in _costs(found):
+            console.print(line)
+    for line in held:
+        console.print(f"Bar met: {line}", style="green")
+    console.print(plain(f"The verdicts are kept in {path}."), soft_wrap=True)
+
+
+def _show_figures(evaluation: "Evaluation", console: "Console") -> None:
     console.print(_histogram(evaluation, console))
     console.print(_figures(evaluation))
     console.print(_baselines(evaluation))
@@ -281,39 +362,57 @@ def _show(evaluation: "Evaluation", judgements: "Sequence[Judgement]", path: Pat
         console.print("* too few rows or groups for its intervals to be trusted\n")
     if evaluation.worst_groups:
         console.print(_worst_groups(evaluation))
-    console.print(_cost(evaluation))
-    console.print(plain(f"The verdicts are kept in {path}."), soft_wrap=True)
 
 
-def _about(evaluation: "Evaluation") -> Iterable[str]:
+def _about(found: _Found) -> Iterable[str]:
+    evaluation = found.evaluation
     yield (
         f"{evaluation.rows:,} rows in {evaluation.groups:,} groups: "
         f"{evaluation.sufficient:,} sufficient, {evaluation.insufficient:,} insufficient; "
         f"{evaluation.measured:,} measured."
     )
-    cuts = evaluation.thresholds
-    state = "calibrated" if evaluation.calibrated else "uncalibrated"
     taken = ", ".join(f"{count:,} {name}" for name, count in evaluation.routes.items() if count)
-    yield (
-        f"Answer at {cuts.answer_at:g}, refuse below {cuts.refuse_below:g}, {state}. "
-        f"Routes: {taken}."
-    )
+    yield f"{_applied(found)} Routes: {taken}."
     if evaluation.no_contexts:
         yield f"{evaluation.no_contexts:,} without contexts: refused, the judge was not asked."
+    if targeted := found.sampling.get("targeted"):
+        yield (
+            f"{targeted:,} of these rows were targeted, which picks hard ones: rates with them are "
+            "not the rates of the traffic."
+        )
 
 
-def _reasons(evaluation: "Evaluation", judgements: "Sequence[Judgement]") -> "Iterable[Text]":
+def _applied(found: _Found) -> str:
+    """Which thresholds were applied, and to what."""
+    evaluation, stale = found.evaluation, sum(found.stale.values())
+    if stale and not evaluation.measured:
+        return "The profile is stale: none of its thresholds were applied."
+    cuts = evaluation.thresholds
+    state = "calibrated" if evaluation.calibrated else "uncalibrated"
+    but = f", but not to {stale:,} rows for which the profile is stale" if stale else ""
+    return f"Answer at {cuts.answer_at:g}, refuse below {cuts.refuse_below:g}, {state}{but}."
+
+
+def _reasons(found: _Found) -> "Iterable[Text]":
     """Why rows have no verdict, with the first one's detail for each reason."""
     from rich.text import Text
 
-    total = sum(evaluation.unmeasured.values())
+    unmeasured = found.evaluation.unmeasured
+    total = sum(unmeasured.values())
     yield Text(f"{total:,} unmeasured{', routed as the policy says:' if total else '.'}")
     details: dict[str | None, str] = {}
-    for judgement in judgements:
+    for judgement in found.judgements:
         details.setdefault(judgement.reason, judgement.detail)
-    for reason, count in evaluation.unmeasured.items():
-        detail = details.get(reason, "The profile is not for these verdicts.")
-        yield Text(one_line(f"  {count:,} {reason}, e.g. {detail}"), "yellow")
+    for reason, count in unmeasured.items():
+        if reason != Reason.STALE_PROFILE:
+            yield Text(one_line(f"  {count:,} {reason}, e.g. {details.get(reason)}"), "yellow")
+    for why, count in found.stale.items():
+        yield Text(one_line(f"  {count:,} {Reason.STALE_PROFILE.value}: {why}"), "yellow")
+    if found.stale:
+        yield Text(
+            "Nothing of the profile was applied to these; they go where on_stale sends them. Fit "
+            "one for what is judged now: rag-guard calibrate."
+        )
 
 
 _LEFT_OF_BAR = 38
@@ -390,8 +489,16 @@ def _table(first: str, *others: str) -> "Table":
     return table
 
 
-def _cost(evaluation: "Evaluation") -> str:
-    cost = evaluation.cost
+def _costs(found: _Found) -> Iterable[str]:
+    """What all rows took, and what was asked about now."""
+    yield _cost(found.evaluation.cost)
+    kept = len(found.judgements) - len(found.asked)
+    if kept:
+        now = _cost(found.cost_now) if found.asked else "nothing."
+        yield f"Of that, now: {now} The verdicts on {kept:,} rows were kept from before."
+
+
+def _cost(cost: "Cost") -> str:
     if cost.p50_seconds is None or cost.p95_seconds is None:
         return "The judge was not asked about any row."
     parts = [f"p50 {_time(cost.p50_seconds)}, p95 {_time(cost.p95_seconds)} for a row"]

@@ -26,6 +26,7 @@ from guard.cli.options import (
     ModelFamily,
     given,
 )
+from guard.cli.surveying import say, surveyed
 from guard.cli.text import one_line
 from guard.errors import ConfigError
 from guard.policy import DEFAULT_THRESHOLDS
@@ -51,7 +52,7 @@ def label(
         list[str],
         typer.Argument(
             metavar="FILE",
-            help='JSON lines: {"question": "…", "contexts": ["…"]}, or decision records with text.',
+            help='JSON lines: {"question": "…", "contexts": ["…"]}.',
         ),
     ],
     output: Annotated[
@@ -61,7 +62,9 @@ def label(
     judge: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help=f"Measures what to label: {', '.join(judges.KNOWN)}, or your own."
+            metavar="NAME",
+            help="Measures what to label, and is asked about every row of the file for that: "
+            f"{', '.join(judges.KNOWN)}, or your own.",
         ),
     ] = None,
     base_url: BaseUrl = None,
@@ -100,11 +103,15 @@ def label(
 ) -> None:
     """Asks you, row after row, whether the passages hold the answer.
 
-    With a judge (or decision records, which carry a probability) half of the rows are drawn by lot
-    and the others where a label tells most: over the whole scale, and more near the thresholds.
-    Each line says which ("sampling"). Without one, all are drawn by lot. What the judge said is
-    hidden until you have answered. A deployment's profile is left aside: labels are what the next
-    one is made of.
+    With a judge half of the rows are drawn by lot and the others where a label tells most: over the
+    whole scale, and more near the thresholds. Each line says which ("sampling"). Without one, all
+    are drawn by lot. The judge is asked about every row of the file, not only about those that you
+    will label; with --verdicts, once. What it said is hidden until you have answered. A
+    deployment's profile is left aside: labels are what the next one is made of.
+
+    Only rows drawn by lot are certified on, and calibrate keeps 30 % of these for the calibrator:
+    of 300 rows with a judge, 105 are left. To certify a leak bound of 5 % plan 450 to 700 of them,
+    in different groups, and a good judge: --n 700 --random-share 1.
 
     Each label is on disk before the next row is shown. q and Ctrl-C lose nothing; the same command
     goes on. Skipped rows are noted next to the labels, in NAME.skipped.jsonl, and not asked again.
@@ -127,12 +134,39 @@ def label(
     from guard.labelling import pick
 
     file, who = _label_file(output, files), _who(annotator)
-    measured = _measured(files, _Named(config, deployment, options), verdicts)
-    picks = pick(
-        measured.every(), n, thresholds=measured.thresholds, random_share=random_share, seed=seed
+    with file.sitting(who):
+        measured = _measured(files, _Named(config, deployment, options), verdicts)
+        every = measured.every()
+        picks = pick(every, n, thresholds=measured.thresholds, random_share=random_share, seed=seed)
+        file.mark_random(who, {one.id for one in picks if one.sampling == "random"})
+        for line in _plan(every, picks):
+            typer.echo(line)
+        _sit(measured, picks, file, who)
+
+
+ENOUGH = 450
+"""Rows drawn by lot, a group each, of which a good judge's leaks may be bounded by 5 %, if all goes
+well: see docs/thresholds.md, "How many labels"."""
+
+
+def _plan(every: "Sequence[Judgement]", picks: "Sequence[Pick]") -> Iterator[str]:
+    """What these labels will do for a certificate: after hours of work it is late to hear it."""
+    from guard.calibrating import FIT_SHARE
+
+    random = {one.id for one in picks if one.sampling == "random"}
+    groups = len({each.group for each in every if each.id in random})
+    left = groups - round(FIT_SHARE * groups)
+    yield (
+        f"{len(picks):,} rows to label; {len(random):,} of them, in {groups:,} groups, are drawn "
+        f"by lot. calibrate keeps {FIT_SHARE:.0%} of these for the calibrator and certifies on "
+        f"{left:,}."
     )
-    file.mark_random(who, {one.id for one in picks if one.sampling == "random"})
-    _sit(measured, picks, file, who)
+    if groups < ENOUGH:
+        yield (
+            "To certify a leak bound of 5 % plan 450 to 700 drawn by lot, in different groups, and "
+            "a good judge: --n 700 --random-share 1."
+        )
+    yield ""
 
 
 def _who(annotator: str | None) -> str:
@@ -220,31 +254,36 @@ def _judged(
     from guard.config import load_gate
 
     gate = load_gate(
-        named.config, deployment=named.deployment, options=named.options, profiles=False
+        named.config,
+        deployment=named.deployment,
+        options=named.options,
+        profiles=False,
+        audit=False,
     )
-    try:
-        found = _surveyed(gate, rows, verdicts) if rows else []
-    finally:
+    if not rows:
         judges.close(gate.judge)
+        return {}, gate.policy.thresholds
+    found = _surveyed(gate, rows, None if verdicts is None else Path(verdicts))
     return {each.id: each for each in found}, gate.policy.thresholds
 
 
-def _surveyed(gate: "Gate", rows: "Sequence[Row]", verdicts: str | None) -> "list[Judgement]":
-    from rich.console import Console
-    from rich.progress import Progress
+def _surveyed(gate: "Gate", rows: "Sequence[Row]", path: Path | None) -> "list[Judgement]":
+    """What the judge says of rows; closes it.
 
+    Raises:
+        ConfigError: it says nothing of any, since the endpoint is dead, or key or model are wrong.
+    """
     from guard.dataset import Dataset
-    from guard.survey import survey
+    from guard.survey import require_any
 
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("judging", total=len(rows))
-        return survey(
-            gate,
-            Dataset.of(rows),
-            path=verdicts,
-            progress=lambda done, _total: progress.update(task, completed=done),
-        )
+    def starting(asked: "Sequence[Row]") -> None:
+        if asked:
+            again = "" if path else " Without --verdicts FILE the next sitting asks them again."
+            say(f"asking the judge about {len(asked):,} rows, a request each at least.{again}")
+
+    with surveyed(gate, Dataset.of(rows), path, starting=starting) as judgements:
+        require_any(judgements)
+        return judgements
 
 
 def _records(file: str) -> list[Mapping[str, object]]:
@@ -377,10 +416,12 @@ def _piped_key() -> str:
 
 def _sum_up(session: "LabelSession", file: "LabelFile", annotator: str) -> None:
     entries = file.entries()
-    said = Counter(entry.sufficient for entry in entries if entry.annotator == annotator)
+    own = [each for each in entries if each.annotator == annotator and each.id in session.ids]
+    said = Counter(each.sufficient for each in own)
+    labels = sum(each.sufficient is not None for each in entries)
     typer.echo(
-        f"{session.done}/{session.total} done: {said[True]} sufficient, {said[False]} insufficient,"
-        f" {said[None]} skipped. The labels are in {one_line(str(file.path))}."
+        f"{session.done} of these {session.total} done: {said[True]} sufficient, {said[False]} "
+        f"insufficient, {said[None]} skipped; {labels} labels in {one_line(str(file.path))} in all."
     )
     if session.done < session.total:
         typer.echo("The same command goes on from here.")

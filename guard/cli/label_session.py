@@ -5,7 +5,7 @@ It knows no terminal: `Screen` says where keys come from and lines go.
 
 import textwrap
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,6 +90,11 @@ class LabelSession:
         self._queue = deque(each for each in asked if each.row.id not in done)
         # Rows whose verdict this person has seen: a label given now would not be blind.
         self._told = set[str]()
+
+    @property
+    def ids(self) -> Collection[str]:
+        """The rows that were picked."""
+        return self._all.keys()
 
     @property
     def total(self) -> int:

@@ -1,9 +1,9 @@
-"""Surveying: what ``eval`` and ``calibrate`` share: a judge asked about every row."""
+"""Surveying: what ``eval``, ``calibrate`` and ``label`` share: a judge asked about every row."""
 
 import hashlib
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,28 @@ from guard.cli.text import one_line
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from guard.dataset import Dataset
+    from guard.dataset import Dataset, Row
     from guard.gate import Gate
     from guard.judgement import Judgement
 
 STOPPED = 130
 """The exit code after Ctrl-C."""
+
+SAID_EVERY_SECONDS = 30.0
+"""How often it is said how far a survey is, where there is no terminal for a bar."""
+
+RETRY_HELP = (
+    "Ask again wherever there was no verdict; else only where the endpoint or the key was at fault "
+    "(timeout, unavailable, rate_limited, rejected)."
+)
+
+
+def share(text: str) -> float:
+    """The number in [0, 1] that an option is given, e.g. ``.05``."""
+    with suppress(ValueError):
+        if 0 <= (found := float(text)) <= 1:
+            return found
+    raise typer.BadParameter(f"{one_line(text)!r} is no number from 0 to 1: 5 % is .05.")
 
 
 def default_path(data: Sequence[str], fingerprint: str) -> Path:
@@ -34,18 +50,23 @@ def default_path(data: Sequence[str], fingerprint: str) -> Path:
 def surveyed(
     gate: "Gate",
     dataset: "Dataset",
-    path: Path,
+    path: Path | None,
     *,
-    workers: int,
+    workers: int = 8,
     retry_unmeasured: bool = False,
+    starting: "Callable[[Sequence[Row]], object] | None" = None,
 ) -> Generator["list[Judgement]"]:
     """Every row's judgement, with a progress bar; closes the judge.
 
     Ctrl-C, then or while they are worked with, ends the command, which says how to go on.
+
+    Args:
+        path: keeps the judgements; ``None`` = nothing does.
+        workers, retry_unmeasured, starting: see `guard.survey.survey`.
     """
     from guard.survey import survey
 
-    bar = _Bar(len(dataset.rows))
+    bar = Bar(len(dataset.rows), path)
     with _stoppable(bar, path):
         try:
             with bar.shown():
@@ -56,39 +77,63 @@ def surveyed(
                     workers=workers,
                     progress=bar,
                     retry_unmeasured=retry_unmeasured,
+                    starting=starting,
                 )
         finally:
             judges.close(gate.judge)
         yield judgements
 
 
-class _Bar:
-    """How far a survey is; shown on a terminal, elsewhere only known.
+class Bar:
+    """How far a survey is: a bar on a terminal, elsewhere a line every half a minute.
+
+    Args:
+        total: rows.
+        path: what keeps them, if anything.
+        clock: seconds.
 
     Attributes:
         done: rows that need not be asked again.
-        total: rows.
     """
 
-    def __init__(self, total: int) -> None:
-        self.done, self.total = 0, total
+    def __init__(
+        self, total: int, path: Path | None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.done, self.total, self.path = 0, total, path
+        self._clock = clock
         self._bar: Progress | None = None
         self._start: tuple[int, float] | None = None
+        self._said = 0.0
 
     def __call__(self, done: int, total: int) -> None:
         self.done, self.total = done, total
         if self._start is None:
             # What an earlier run measured says nothing about how fast this one is.
-            self._start = done, time.perf_counter()
+            self._start = done, self._clock()
+            self._said = self._start[1]
+            self._begin()
         if self._bar is not None:
             self._update(self._bar, self._start)
+        elif self._clock() - self._said >= SAID_EVERY_SECONDS:
+            self._said = self._clock()
+            left = (self.total - done) / max(self._rate(self._start), 1e-9)
+            say(f"{done:,} of {self.total:,}, about {_minutes(left)} left")
+
+    def _begin(self) -> None:
+        if self.done and self.path is not None:
+            left = self.total - self.done
+            asking = f"asking {left:,}" if left else "nothing is left to ask"
+            say(f"{self.done:,} of {self.total:,} rows kept in {self.path}; {asking}.")
 
     def _update(self, bar: "Progress", start: tuple[int, float]) -> None:
         if not bar.task_ids:
             bar.add_task("rows", total=self.total, completed=self.done, rate="")
             return
-        rate = (self.done - start[0]) / max(time.perf_counter() - start[1], 1e-9)
-        bar.update(bar.task_ids[0], completed=self.done, rate=f"{rate:.1f}/s")
+        bar.update(bar.task_ids[0], completed=self.done, rate=f"{self._rate(start):.1f}/s")
+
+    def _rate(self, start: tuple[int, float]) -> float:
+        """Rows a second."""
+        return (self.done - start[0]) / max(self._clock() - start[1], 1e-9)
 
     @contextmanager
     def shown(self) -> Generator[None]:
@@ -110,13 +155,24 @@ class _Bar:
             yield
 
 
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def say(text: str) -> None:
+    """Tells whoever runs the command, beside its output."""
+    typer.echo(f"rag-guard: {one_line(text)}", err=True)
+
+
 @contextmanager
-def _stoppable(bar: _Bar, path: Path) -> Generator[None]:
+def _stoppable(bar: Bar, path: Path | None) -> Generator[None]:
     """After Ctrl-C it says how to go on, and ends."""
     try:
         yield
     except KeyboardInterrupt:
-        kept = one_line(f"{bar.done} of {bar.total} rows are kept in {path}.")
-        typer.echo(f"rag-guard: stopped. {kept}", err=True)
-        typer.echo("Run the same command again to go on from there.", err=True)
+        if path is None:
+            say("stopped. Nothing is kept: name a file with --verdicts.")
+        else:
+            say(f"stopped. {bar.done} of {bar.total} rows are kept in {path}.")
+            typer.echo("Run the same command again to go on from there.", err=True)
         raise typer.Exit(STOPPED) from None

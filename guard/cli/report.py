@@ -1,0 +1,255 @@
+"""``rag-guard report``: an evaluation or an audit as one HTML file that people open."""
+
+import webbrowser
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from guard import judges
+from guard.cli.measuring import deployed_gate, evaluated, rows_of
+from guard.cli.options import (
+    AnswerAt,
+    ApiKeyEnv,
+    ApiVersion,
+    BaseUrl,
+    Config,
+    Deadline,
+    DeploymentName,
+    ModelFamily,
+    OnStale,
+    OnUnmeasured,
+    ProfileFile,
+    RefuseBelow,
+    given,
+)
+from guard.cli.surveying import default_path, surveyed
+from guard.cli.text import one_line, plain
+from guard.errors import ConfigError
+from guard.judge import Profiled
+
+if TYPE_CHECKING:
+    from guard.dataset import Dataset
+    from guard.evaluation import Evaluation
+    from guard.gate import Gate
+    from guard.judgement import Judgement
+    from guard.report import Report
+
+
+def report(
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DATA",
+            help="JSON lines: question, contexts, sufficient; optionally group, lang, id.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write.")
+    ] = Path("report.html"),
+    audit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="In place of DATA: the records of a deployment's audit."),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="With --audit: from then on, e.g. 2026-11-01 (UTC)."),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="With --audit: before then, e.g. 2026-12-01 (UTC)."),
+    ] = None,
+    texts: Annotated[
+        bool,
+        typer.Option("--texts", help="Put questions and passages of the worst mistakes in."),
+    ] = False,
+    open_it: Annotated[
+        bool, typer.Option("--open", help="Open the page in the browser as well.")
+    ] = False,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"{', '.join(judges.KNOWN)} or one of your own; else the configuration's.",
+        ),
+    ] = None,
+    base_url: BaseUrl = None,
+    api_key_env: ApiKeyEnv = None,
+    model_family: ModelFamily = None,
+    api_version: ApiVersion = None,
+    config: Config = None,
+    deployment: DeploymentName = None,
+    answer_at: AnswerAt = None,
+    refuse_below: RefuseBelow = None,
+    profile: ProfileFile = None,
+    deadline: Deadline = None,
+    on_unmeasured: OnUnmeasured = None,
+    on_stale: OnStale = None,
+    verdicts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keeps the verdicts, and those in it are not asked for again; else a file in this "
+            "folder that is named after data and judge, as with eval.",
+        ),
+    ] = None,
+    retry_unmeasured: Annotated[
+        bool, typer.Option("--retry-unmeasured", help="Ask again where there was no verdict.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1024, help="Queries in flight at most.")
+    ] = 8,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Only the first N rows.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the intervals' resamples.")] = 0,
+    resamples: Annotated[
+        int, typer.Option(metavar="N", min=1, max=100_000, help="For the intervals.")
+    ] = 1000,
+) -> None:
+    """Writes a page that shows what a judge and its thresholds do, and what others would do.
+
+    One HTML file, which opens from disk, loads nothing and sends nothing: how much can be answered
+    at which risk, whether P(True) means what it says, the worst mistakes, what was not measured,
+    the certificate, and two sliders that work out leaks and false refusals for other thresholds.
+
+    Of labelled rows, options and kept verdicts are those of rag-guard eval: what it has asked is
+    not asked again. Of an audit, leaks and false refusals are of the records with an outcome
+    (rag-guard outcome); --deployment takes only that deployment's records, --profile shows the
+    certificate of a profile.
+
+    Texts are left out unless --texts is given: with it, questions and passages of the worst
+    mistakes are in the page, where the audit keeps them too. The file is private to this user. A
+    report is written over an older one, and over nothing else.
+
+    The exit code is 0; 2 for misuse; 130 after Ctrl-C.
+    """
+    from guard.report import require_writable
+
+    options = given(
+        judge=judge,
+        base_url=base_url,
+        api_key_env=api_key_env,
+        model_family=model_family,
+        api_version=api_version,
+        answer_at=answer_at,
+        refuse_below=refuse_below,
+        profile=profile,
+        deadline=deadline,
+        on_unmeasured=on_unmeasured,
+        on_stale=on_stale,
+    )
+    require_writable(output)
+    if audit is not None:
+        _require_alone(data, {**options, **given(config=config, verdicts=verdicts)})
+        made = _of_audit(audit, _span(since, until), deployment, profile, texts=texts)
+    else:
+        _require_rows(data, since, until)
+        dataset = rows_of(data or (), limit)
+        gate, aside = deployed_gate(config, deployment, options, as_deployed=profile is not None)
+        path = verdicts or default_path(data or (), gate.judge.fingerprint)
+        _require_other(output, path, gate)
+        survey = surveyed(gate, dataset, path, workers=workers, retry_unmeasured=retry_unmeasured)
+        with survey as judgements:
+            evaluation = evaluated(gate, judgements, seed, resamples)
+            made = _of_evaluation(gate, evaluation, judgements, dataset, aside, texts=texts)
+    made.write(output)
+    typer.echo(plain(f"The report is in {output}."))
+    if open_it:
+        webbrowser.open(output.resolve().as_uri())
+
+
+# ── Work ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _of_evaluation(
+    gate: "Gate",
+    evaluation: "Evaluation",
+    judgements: "Sequence[Judgement]",
+    dataset: "Dataset",
+    left_aside: str | None,
+    *,
+    texts: bool,
+) -> "Report":
+    from guard.report import of_evaluation
+
+    return of_evaluation(
+        evaluation,
+        judgements,
+        dataset,
+        gate.policy,
+        gate.profile,
+        profile_of=gate.profile_of if isinstance(gate.judge, Profiled) else None,
+        name=gate.deployment,
+        texts=texts,
+        left_aside=left_aside,
+    )
+
+
+def _of_audit(
+    path: Path,
+    span: tuple[datetime | None, datetime | None],
+    deployment: str | None,
+    profile: str | None,
+    *,
+    texts: bool,
+) -> "Report":
+    from guard.audit_file import Audit
+    from guard.audit_report import of_audit
+    from guard.profile import Profile
+
+    audit = Audit(path, since=span[0], until=span[1], deployment=deployment)
+    shown = None if profile is None else Profile.load(profile)
+    return of_audit(audit, name=deployment, profile=shown, texts=texts)
+
+
+# ── What is asked for ────────────────────────────────────────────────────────────────────────────
+
+
+def _require_alone(data: Sequence[str] | None, options: Mapping[str, object]) -> None:
+    """Records are of verdicts that are there: no judge, no policy, no rows."""
+    options = {name: value for name, value in options.items() if name != "profile"}
+    if data:
+        raise ConfigError(
+            f"--audit, and {data[0]!r} as well.", hint="Name an audit or labelled rows, not both."
+        )
+    if options:
+        name = next(iter(options)).replace("_", "-")
+        raise ConfigError(
+            f"--{name} does nothing with --audit: no judge is asked, and routes are as recorded.",
+            hint="Leave it out; rag-guard replay routes records anew.",
+        )
+
+
+def _require_rows(data: Sequence[str] | None, since: str | None, until: str | None) -> None:
+    if not data:
+        raise ConfigError(
+            "It is not said of what to report.", hint="Name labelled rows, or --audit FILE."
+        )
+    if since is not None or until is not None:
+        raise ConfigError("--since and --until go with --audit only.", hint="Leave them out.")
+
+
+def _require_other(output: Path, verdicts: Path, gate: "Gate") -> None:
+    """The file of verdicts may not be there yet, so that it would not be seen as another's."""
+    if output.resolve() == verdicts.resolve():
+        judges.close(gate.judge)
+        raise ConfigError("-o names the file of verdicts.", hint="Name another file with -o.")
+
+
+def _span(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+    return _time("--since", since), _time("--until", until)
+
+
+def _time(option: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        why = f"{option}: {one_line(text)[:40]!r} is no time."
+        raise ConfigError(why, hint="Write 2026-11-01 or 2026-11-01T08:30 (UTC).") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,0 +1,391 @@
+"""A report: what a judge and its thresholds do, as one HTML file that people open.
+
+Made of an evaluation here, of an audit in `guard.audit_report`. Its words and figures are worked
+out in Python; the page draws them, and works out again, for whatever thresholds are chosen in it,
+what `guard.points.Points.shares` does.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import cast
+
+from guard import page
+from guard.dataset import Dataset
+from guard.decision import Reason
+from guard.errors import ConfigError
+from guard.evaluation import BASELINES, SMALL_GROUPS, Evaluation, Figure, percent
+from guard.judgement import Judgement
+from guard.points import Point, Points
+from guard.policy import Policy
+from guard.profile import Profile
+from guard.query import Query
+from guard.rate import Rate
+from guard.report_parts import (
+    WILSON,
+    Parts,
+    Row,
+    Table,
+    between,
+    certificate_words,
+    certified_by,
+    cuts,
+    fixed,
+    interval,
+    moment,
+    share,
+    texts_told,
+    uncalibrated,
+)
+from guard.routing import ProfileOf, Routed, route_unmeasured, route_verdict
+from guard.thresholds import Thresholds
+
+_SHOWN = ("leak", "false_refusal", "clarify_rate", "coverage")
+_NAMES = {
+    "leak": "leaks (insufficient | answered)",
+    "false_refusal": "false refusals (refused | sufficient)",
+    "clarify_rate": "asked back",
+    "coverage": "answered",
+    "undecided": "undecided",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A report, ready to be written.
+
+    Attributes:
+        title: its heading.
+        points: the rows, as the thresholds in the page move them.
+        thresholds: at which the page begins.
+        content: what the page draws, JSON-ready.
+        tables: what it shows without JavaScript.
+    """
+
+    title: str
+    points: Points
+    thresholds: Thresholds
+    content: Mapping[str, object] = field(repr=False)
+    tables: Sequence[Table] = field(repr=False)
+
+    def shares(self, thresholds: Thresholds | None = None) -> dict[str, Rate]:
+        """What the page shows for two thresholds; ``None`` = those it begins at."""
+        return self.points.shares(thresholds or self.thresholds)
+
+    def html(self) -> str:
+        """The whole file."""
+        data = {
+            **self.content,
+            "title": self.title,
+            "thresholds": cuts(self.thresholds),
+            "rows": self.points.packed(),
+        }
+        texts = [
+            text
+            for part in ("alerts", "headline", "certificate")
+            for text in cast("list[str]", self.content[part])
+        ]
+        tables = "".join(page.table(*each) for each in self.tables if each[2])
+        return page.rendered(self.title, data, page.paragraphs(texts) + tables)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Writes it, whole or not at all, for this user alone; only a report is replaced.
+
+        Raises:
+            ConfigError: the file cannot be written, or something else is there.
+        """
+        require_writable(path)
+        _write(Path(os.path.realpath(path)), self.html())
+
+
+# ── The file ─────────────────────────────────────────────────────────────────────────────────────
+
+_FOLDER_HINT = "Name a file in a folder that exists and that this user may write to."
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Raises `ConfigError` where no report can be written, before there is one."""
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise ConfigError(f"There is no folder {str(target.parent)!r}.", hint="Make it first.")
+    if target.exists() and not _is_report(target):
+        raise ConfigError(
+            f"{str(path)!r} is there and is no report of rag-guard: it is left as it is.",
+            hint="Name another file with -o.",
+        )
+
+
+def _is_report(target: Path) -> bool:
+    mark = page.MARK.encode()
+    try:
+        if not target.is_file():
+            return False
+        with target.open("rb") as file:
+            return file.read(len(mark)) == mark
+    except OSError as error:
+        raise _not_written(target, error) from error
+
+
+def _write(target: Path, text: str) -> None:
+    """Puts a new file in the old one's place, which its owner alone can read."""
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
+        try:
+            with open(handle, "wb") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, target)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise _not_written(target, error) from error
+
+
+def _not_written(target: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{str(target)!r} cannot be written: {error.strerror}.", hint=_FOLDER_HINT)
+
+
+# ── Of an evaluation ─────────────────────────────────────────────────────────────────────────────
+
+
+def of_evaluation(
+    evaluation: Evaluation,
+    judgements: Sequence[Judgement],
+    dataset: Dataset,
+    policy: Policy,
+    profile: Profile | None = None,
+    *,
+    profile_of: ProfileOf | None = None,
+    name: str | None = None,
+    texts: bool = False,
+    left_aside: str | None = None,
+    made: datetime | None = None,
+) -> Report:
+    """A report of an evaluation.
+
+    Args:
+        evaluation: of the judgements.
+        judgements, policy, profile, profile_of: as `guard.evaluation.evaluate` was given them.
+        dataset: the rows that were judged.
+        name: what it is called: the deployment, say.
+        texts: whether the worst mistakes are shown with questions and contexts; else with hashes.
+        left_aside: why a profile was left aside, if one was.
+        made: when; ``None`` = now.
+    """
+    queries = {row.id: row.query for row in dataset.rows}
+    rows = list(_rows(judgements, queries, policy, profile, profile_of))
+    certified = None if profile_of is not None else certified_by(profile)
+    parts = Parts(rows, certified)
+    content = parts.content(queries if texts else None)
+    curve = {**cast("dict[str, object]", content["curve"]), "overlap": _overlap(evaluation)}
+    return Report(
+        title=f"{name or 'Evaluation'}: what is answered, and what leaks",
+        points=parts.points,
+        thresholds=evaluation.thresholds,
+        content={
+            **content,
+            "curve": curve,
+            "subtitle": f"Evaluation on {evaluation.rows:,} labelled rows",
+            "alerts": list(_alerts(evaluation, left_aside, several=profile_of is not None)),
+            "headline": list(_headline(evaluation)),
+            "certificate": (
+                _why_none(left_aside, several=profile_of is not None)
+                if certified is None
+                else certificate_words(certified)
+            ),
+            "baselines": _baselines(evaluation),
+            "interval_note": _interval_note(evaluation),
+            "about": _about(evaluation, dataset, profile, made, texts),
+        },
+        tables=[_figure_table(evaluation), _baseline_table(evaluation), parts.unmeasured_table()],
+    )
+
+
+def _rows(
+    judgements: Sequence[Judgement],
+    queries: Mapping[str, Query],
+    policy: Policy,
+    profile: Profile | None,
+    profile_of: ProfileOf | None,
+) -> Iterable[Row]:
+    for judgement in judgements:
+        verdict = judgement.verdict
+        if verdict is None:
+            routed = route_unmeasured(policy, Reason(str(judgement.reason)))
+        else:
+            own = profile if profile_of is None else profile_of(verdict)
+            routed = route_verdict(policy, own, verdict, judgement.lang)
+        row = _row(judgement, routed)
+        query = queries.get(judgement.id)
+        yield row if query is None else replace(row, hashes=_hashes(query))
+
+
+def _row(judgement: Judgement, routed: Routed) -> Row:
+    verdict, found, label = judgement.verdict, routed.probability, judgement.sufficient
+    measured = verdict is not None and found is not None and not routed.stale
+    if verdict is not None and found is not None and not routed.stale:
+        partial = verdict.coverage < 1
+        point = Point(found.low, found.high, partial=partial, sufficient=label)
+    else:
+        point = Point(fixed=fixed(routed.route), sufficient=label)
+    return Row(
+        id=judgement.id,
+        point=point,
+        p=found.p if measured and found is not None else None,
+        missing=None if measured else routed.reason.value,
+        route=routed.route,
+        group=judgement.group,
+        lang=judgement.lang,
+    )
+
+
+def _hashes(query: Query) -> tuple[str, str]:
+    return query.question_hash, query.contexts_hash
+
+
+# ── In words ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _alerts(evaluation: Evaluation, left_aside: str | None, *, several: bool) -> Iterable[str]:
+    yield from uncalibrated(evaluation.calibrated, evaluation.measured)
+    if left_aside is not None:
+        yield f"The deployment's profile was left aside: {left_aside}"
+    if several:
+        yield (
+            "Several judges take turns here, each with thresholds of its own; the sliders apply "
+            "one pair to all of them."
+        )
+    if evaluation.groups < SMALL_GROUPS:
+        yield f"{evaluation.groups} groups are too few for any figure here to be trusted."
+
+
+def _headline(evaluation: Evaluation) -> Iterable[str]:
+    routes, figures = evaluation.routes, evaluation.figures
+    thresholds, leak, refusal = evaluation.thresholds, figures["leak"], figures["false_refusal"]
+    undecided = f", {routes['undecided']:,} raised as errors" if routes["undecided"] else ""
+    yield (
+        f"Of {evaluation.rows:,} questions, {routes['answer']:,} are answered, "
+        f"{routes['clarify']:,} asked back and {routes['refuse']:,} refused{undecided} "
+        f"(answer at {thresholds.answer_at:.4g}, refuse below {thresholds.refuse_below:.4g})."
+    )
+    if leak.value is None:
+        yield "Nothing is answered, so nothing leaks."
+    else:
+        yield (
+            f"Of the {leak.n:,} answered, {percent(leak.value)} lack the evidence for it"
+            f"{between(leak)}: answers that may be made up."
+        )
+    if refusal.value is None:
+        yield "No row is labelled sufficient, so no refusal can be called false."
+    else:
+        yield (
+            f"Of the {refusal.n:,} that could have been answered, {percent(refusal.value)} are "
+            f"refused{between(refusal)}."
+        )
+
+
+def _why_none(left_aside: str | None, *, several: bool) -> list[str]:
+    if several:
+        return [
+            "There is none for all of this: several judges take turns, each with thresholds of its "
+            "own, and what is certified of one says nothing about the others."
+        ]
+    aside = "" if left_aside is None else " Its profile was left aside, see above."
+    return [
+        f"There is none: nothing is promised of these thresholds.{aside} The rates on this page "
+        "are what was seen on these rows, no more. rag-guard calibrate looks for thresholds that "
+        "can be certified."
+    ]
+
+
+def _interval_note(evaluation: Evaluation) -> str:
+    if evaluation.groups == evaluation.rows:
+        return WILSON
+    return (
+        f"{WILSON} These {evaluation.rows:,} rows are of {evaluation.groups:,} groups, so they are "
+        "too narrow; those at the top of the page and beside the baselines are over groups."
+    )
+
+
+def _about(
+    evaluation: Evaluation,
+    dataset: Dataset,
+    profile: Profile | None,
+    made: datetime | None,
+    texts: bool,
+) -> list[tuple[str, str]]:
+    thresholds = evaluation.thresholds
+    return [
+        ("Made", moment(made)),
+        ("Judge", evaluation.fingerprint),
+        ("Profile", "none" if profile is None else profile.name or "without a name"),
+        ("Calibrated", "yes" if evaluation.calibrated else "no (calibrated: false)"),
+        ("Answer at", repr(thresholds.answer_at)),
+        ("Refuse below", repr(thresholds.refuse_below)),
+        (
+            "Rows",
+            f"{evaluation.rows:,} in {evaluation.groups:,} groups: {evaluation.sufficient:,} "
+            f"sufficient, {evaluation.insufficient:,} insufficient; {evaluation.measured:,} "
+            f"measured, {evaluation.no_contexts:,} with nothing retrieved",
+        ),
+        ("Data", f"version {dataset.version}"),
+        (
+            "Intervals",
+            f"At the top and beside the baselines of {evaluation.resamples:,} resamples of groups, "
+            f"seed {evaluation.seed}; else Wilson's",
+        ),
+        texts_told(texts),
+    ]
+
+
+# ── Tables ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _figure_table(evaluation: Evaluation) -> Table:
+    rows = [
+        [_NAMES[name], share(figure.value), interval(figure) or "–", f"{figure.n:,}"]
+        for name in _NAMES
+        for figure in [evaluation.figures[name]]
+    ]
+    return "At this run's thresholds", ["figure", "value", "95 % interval", "of rows"], rows
+
+
+def _baselines(evaluation: Evaluation) -> dict[str, object]:
+    caption, heads, rows = _baseline_table(evaluation)
+    words = [
+        "A judge must beat what costs nothing. Word overlap answers from the share of words on "
+        "that suits these very rows best, so it is favoured."
+    ]
+    return {"words": words, "table": {"caption": caption, "heads": heads, "rows": rows}}
+
+
+def _baseline_table(evaluation: Evaluation) -> Table:
+    sides = {"this judge": evaluation.figures, **evaluation.baselines}
+    rows = [
+        [name, *(_with_interval(figures[each]) for each in _SHOWN), _number(figures["auroc"])]
+        for name, figures in sides.items()
+    ]
+    heads = ["who decides", "leaks", "false refusals", "asked back", "answered", "AUROC"]
+    return "With 95 % intervals over groups, in percent", heads, rows
+
+
+def _with_interval(figure: Figure) -> str:
+    if figure.value is None or figure.low is None or figure.high is None:
+        return share(figure.value)
+    return f"{percent(figure.value)} [{figure.low * 100:.0f}, {figure.high * 100:.0f}]"
+
+
+def _number(figure: Figure) -> str:
+    return "–" if figure.value is None else f"{figure.value:.3f}"
+
+
+def _overlap(evaluation: Evaluation) -> tuple[float, float] | None:
+    """Where word overlap lies beside the curve."""
+    figures = evaluation.baselines[BASELINES[2]]
+    coverage, leak = figures["coverage"].value, figures["leak"].value
+    return None if coverage is None or leak is None else (coverage, leak)

@@ -1,0 +1,401 @@
+"""The parts of a report: what its page draws of rows, whether of an evaluation or of an audit."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from guard import metrics
+from guard.certificate import Bound, Certified
+from guard.decision import Reason, Route
+from guard.evaluation import HISTOGRAM_BINS, Figure, percent
+from guard.metrics import Bin, Scored
+from guard.points import Fixed, Point, Points
+from guard.profile import Profile
+from guard.query import Query
+from guard.rate import Rate
+from guard.thresholds import Thresholds
+
+WORST = 20
+"""Mistakes of each kind that are shown."""
+CURVE_POINTS = 200
+LONGEST_QUESTION, LONGEST_CONTEXT, MOST_CONTEXTS = 600, 1200, 5
+"""Characters, characters, passages: of the texts shown."""
+
+ROUTES = {"answer": "answered", "clarify": "asked back", "refuse": "refused"}
+
+Table = tuple[str, Sequence[str], list[list[str]]]
+"""Caption, heads, rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a data set, or one record of an audit.
+
+    Attributes:
+        id: of the row or record.
+        point: what thresholds see of it.
+        p: its probability; ``None`` = not measured, or the profile is not for it.
+        missing: why there is none (`guard.Reason`).
+        route: what was done with it; ``None`` = undecided.
+        hashes: of question and contexts; empty = not known.
+        group, lang: ``None`` = not known.
+        day: in UTC, ISO 8601; ``None`` = of no account.
+    """
+
+    id: str
+    point: Point
+    p: float | None
+    missing: str | None
+    route: Route | None
+    hashes: tuple[str, ...] = ()
+    group: str | None = None
+    lang: str | None = None
+    day: str | None = None
+
+    @property
+    def is_leak(self) -> bool:
+        """Whether it was answered, but insufficient."""
+        return self.route is Route.ANSWER and self.point.sufficient is False
+
+    @property
+    def is_false_refusal(self) -> bool:
+        """Whether it was refused, but sufficient."""
+        return self.route is Route.REFUSE and self.point.sufficient is True
+
+
+def fixed(route: Route | None) -> Fixed:
+    """A route that no threshold moves, for a `guard.points.Point`."""
+    return "undecided" if route is None else route.value
+
+
+class Parts:
+    """What the page draws of rows.
+
+    Args:
+        rows: at least one.
+        certified: thresholds with a promise; ``None`` = there are none.
+    """
+
+    def __init__(self, rows: Sequence[Row], certified: Certified | None) -> None:
+        self.points = Points(row.point for row in rows)
+        self._rows, self._certified = rows, certified
+
+    def content(self, texts: Mapping[str, Query] | None) -> dict[str, object]:
+        """JSON-ready values.
+
+        Args:
+            texts: of mistakes, by id; ``None`` = they are not to be shown.
+        """
+        scored = self._scored()
+        return {
+            "labelled": bool(self.points.labelled.any()),
+            "all_labelled": bool(self.points.labelled.all()),
+            "certified": self._certified and _promised(self._certified),
+            "uncertified": "No thresholds are certified here: nothing is promised of any.",
+            "histogram": self._histogram(),
+            "curve": _curve(scored),
+            "reliability": _reliability(metrics.reliability(scored), len(scored)),
+            "mistakes": self._mistakes(texts),
+            "unmeasured": self._unmeasured(),
+        }
+
+    def _measured(self) -> list[tuple[float, bool | None]]:
+        return [(row.p, row.point.sufficient) for row in self._rows if row.p is not None]
+
+    def _scored(self) -> Scored:
+        known = [(p, label) for p, label in self._measured() if label is not None]
+        return Scored([p for p, _ in known], [label for _, label in known])
+
+    def _histogram(self) -> list[list[int]]:
+        """By tenth of P(True): insufficient, sufficient, without a label."""
+        edges = np.linspace(0, 1, HISTOGRAM_BINS + 1)
+        columns = [
+            np.histogram([p for p, label in self._measured() if label is wanted], edges)[0].tolist()
+            for wanted in (False, True, None)
+        ]
+        return [list(counts) for counts in zip(*columns, strict=True)]
+
+    # ── Mistakes ─────────────────────────────────────────────────────────────────────────────────
+
+    def mistakes(self) -> list[tuple[str, str, list[Row]]]:
+        """Both kinds, the surest first: title, words, rows."""
+        leaks = [row for row in self._rows if row.is_leak]
+        refusals = [row for row in self._rows if row.is_false_refusal]
+        leaks.sort(key=lambda row: (row.p is None, -(row.p or 0.0)))
+        refusals.sort(key=lambda row: (row.p is None, row.p or 0.0))
+        return [
+            ("Leaks, the surest first", _how_many(leaks), leaks[:WORST]),
+            ("False refusals, the surest first", _how_many(refusals), refusals[:WORST]),
+        ]
+
+    def _mistakes(self, texts: Mapping[str, Query] | None) -> dict[str, object]:
+        words = ["Mistakes as they were routed in this run, wherever the sliders stand."]
+        if texts is None:
+            words.append("Texts are left out; --texts puts questions and passages in.")
+        lists = [
+            {"title": title, "words": told, "list": [_shown(row, texts) for row in rows]}
+            for title, told, rows in self.mistakes()
+        ]
+        return {"words": words, "lists": lists}
+
+    # ── What was not measured ────────────────────────────────────────────────────────────────────
+
+    def _unmeasured(self) -> dict[str, object]:
+        caption, heads, rows = self.unmeasured_table()
+        total = sum(row.missing not in (None, Reason.NO_CONTEXTS) for row in self._rows)
+        words = [
+            f"Of {len(self._rows):,} rows, the judge was asked about {total:,} "
+            f"({percent(total / len(self._rows))}) in vain, or its profile is not for them. No "
+            "threshold moves them: the policy says where they go."
+            if total
+            else "Every row that the judge was asked about was measured."
+        ]
+        kinds = {"caption": caption, "heads": heads, "rows": rows}
+        return {"words": words, "kinds": kinds, "days": self._days()}
+
+    def unmeasured_table(self) -> Table:
+        """By reason: how many rows, and where they went."""
+        reasons = Counter(row.missing for row in self._rows if row.missing is not None)
+        rows = [
+            [_words(reason), f"{count:,}", percent(count / len(self._rows)), self._went(reason)]
+            for reason, count in reasons.most_common()
+        ]
+        return "Rows without a probability", ["why", "rows", "share", "where they went"], rows
+
+    def _went(self, reason: str) -> str:
+        routes = Counter(row.route for row in self._rows if row.missing == reason)
+        return ", ".join(
+            f"{count:,} {'undecided' if route is None else ROUTES[route.value]}"
+            for route, count in routes.most_common()
+        )
+
+    def _days(self) -> dict[str, object] | None:
+        """Rows by day and kind; ``None`` where there are no days."""
+        counts = Counter((row.day, row.missing) for row in self._rows if row.day is not None)
+        if not counts:
+            return None
+        totals = Counter(row.day for row in self._rows)
+        kinds = Counter(row.missing for row in self._rows if row.missing is not None)
+        dates = _every_day([row.day for row in self._rows if row.day is not None])
+        series: list[object] = [{"name": "all", "counts": [totals[date] for date in dates]}]
+        series += [
+            {"name": _words(kind), "counts": [counts[date, kind] for date in dates]}
+            for kind, _ in kinds.most_common()
+        ]
+        return {"dates": dates, "series": series}
+
+
+def _every_day(seen: Sequence[str]) -> list[str]:
+    """From the first to the last, those without a record too."""
+    first, last = np.datetime64(min(seen), "D"), np.datetime64(max(seen), "D")
+    days: list[str] = np.datetime_as_string(np.arange(first, last + 1)).tolist()
+    return days
+
+
+def _words(reason: str) -> str:
+    return "nothing retrieved" if reason == Reason.NO_CONTEXTS else reason.replace("_", " ")
+
+
+def _how_many(rows: Sequence[Row]) -> str:
+    if not rows:
+        return "None."
+    without = sum(row.p is None for row in rows)
+    shown = f"{len(rows):,} in all" + (f", {WORST} shown" if len(rows) > WORST else "")
+    return f"{shown}; {without:,} of them not measured." if without else f"{shown}."
+
+
+def _shown(row: Row, texts: Mapping[str, Query] | None) -> dict[str, object]:
+    query = None if texts is None else texts.get(row.id)
+    return {
+        "name": f"P(True) {row.p:.4f}" if row.p is not None else _unknown(row),
+        "facts": [*_facts(row), *(_digests(row) if query is None else ())],
+        "question": None if query is None else _shortened(query.question, LONGEST_QUESTION),
+        "contexts": [] if query is None else _contexts(query.contexts),
+    }
+
+
+def _unknown(row: Row) -> str:
+    return f"Without P(True): {_words(row.missing or 'unknown')}"
+
+
+def _facts(row: Row) -> Iterable[str]:
+    if row.p is not None and row.point.low < row.point.high:
+        yield f"between {row.point.low:.4f} and {row.point.high:.4f}"
+    yield f"id {_shortened(row.id, 100)}"
+    if row.group is not None:
+        yield f"group {_shortened(row.group, 100)}"
+    if row.lang is not None:
+        yield f"language {_shortened(row.lang, 40)}"
+    if row.day is not None:
+        yield row.day
+
+
+def _digests(row: Row) -> Iterable[str]:
+    for what, digest in zip(("question", "contexts"), row.hashes, strict=False):
+        yield f"{what} SHA-256 {digest[:16]}…"
+
+
+def _contexts(contexts: Sequence[str]) -> list[str]:
+    shown = [_shortened(text, LONGEST_CONTEXT) for text in contexts[:MOST_CONTEXTS]]
+    more = len(contexts) - len(shown)
+    return [*shown, f"[{more:,} more passages are left out.]"] if more else shown
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]} … [cut, {len(text):,} characters]"
+
+
+# ── Charts ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def cuts(thresholds: Thresholds) -> dict[str, float]:
+    """Two thresholds, JSON-ready."""
+    return {"answer_at": thresholds.answer_at, "refuse_below": thresholds.refuse_below}
+
+
+_NOTHING = ["No row with a label was measured."]
+
+
+def _curve(scored: Scored) -> dict[str, object]:
+    """Coverage, risk and threshold, the highest threshold first; and what it says."""
+    if not len(scored):
+        return {"points": [], "words": _NOTHING}
+    area = float(metrics.aurc(scored))
+    words = [
+        "Each point is a threshold: how many of the measured rows it would answer, and how many of "
+        f"those lack the evidence. Lower is better; the area under it is {area:.4f}.",
+        " ".join(_coverage(scored, risk) for risk in (0.05, 0.10)),
+    ]
+    return {"points": _curve_points(scored), "words": words}
+
+
+def _coverage(scored: Scored, risk: float) -> str:
+    share = float(metrics.coverage_at_risk(scored, risk))
+    return f"Where {percent(risk)} may lack evidence, {percent(share)} can be answered."
+
+
+def _curve_points(scored: Scored) -> list[list[float]]:
+    ties = scored.ties(None)
+    coverage = np.cumsum(ties.all) / len(scored)
+    every = np.column_stack([coverage, ties.risk, np.unique(scored.scores)[::-1]])
+    kept = np.unique(np.linspace(0, len(every) - 1, CURVE_POINTS).round().astype(np.intp))
+    points: list[list[float]] = every[kept].round(6).tolist()
+    return points
+
+
+def _reliability(bins: Sequence[Bin], rows: int) -> dict[str, object]:
+    if not bins:
+        return {"bins": [], "words": _NOTHING}
+    error = sum(each.rows * abs(each.probability - each.sufficient) for each in bins) / rows
+    words = [
+        f"{rows:,} measured rows in {len(bins)} bins of about equal size. On the dashed line, "
+        "eight in ten rows with P(True) .8 are sufficient; the mean distance from it is "
+        f"{error:.3f}."
+    ]
+    return {"bins": [list(_bin(each)) for each in bins], "words": words}
+
+
+def _bin(each: Bin) -> Iterable[float]:
+    """Rows, mean probability, share that is sufficient, and that share's interval."""
+    low, high = Rate(round(each.sufficient * each.rows), each.rows).interval or (0.0, 1.0)
+    return each.rows, each.probability, each.sufficient, low, high
+
+
+# ── Words ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def certified_by(profile: Profile | None) -> Certified | None:
+    """A profile's thresholds with their certificate; ``None`` = it has none."""
+    if profile is None or profile.certificate is None:
+        return None
+    return Certified(profile.thresholds, profile.certificate)
+
+
+def _promised(found: Certified) -> dict[str, object]:
+    """Certified thresholds and what is promised of them, JSON-ready."""
+    certificate = found.certificate
+    most = {"leak": certificate.leak.most, "false_refusal": certificate.false_refusal.most}
+    return {**cuts(found.thresholds), "most": most}
+
+
+def certificate_words(found: Certified) -> list[str]:
+    """What is promised, and on which evidence."""
+    certificate, thresholds = found.certificate, found.thresholds
+    leak, refusal = certificate.leak, certificate.false_refusal
+    return [
+        f"Certified: answer at {thresholds.answer_at:.4f}, "
+        f"refuse below {thresholds.refuse_below:.4f}.",
+        f"With {certificate.confidence * 100:g} % confidence, of new queries drawn as the labelled "
+        f"rows were, a random one of a random group, at most {percent(leak.most)} of the answered "
+        f"ones lack evidence, and at most {percent(refusal.most)} of the sufficient ones are "
+        "refused. Both hold together.",
+        f"Seen on {certificate.n:,} rows, one of each group: {_seen(leak)} answered ones leaked, "
+        f"{_seen(refusal)} sufficient ones were refused. Method: {certificate.method}.",
+        "Refusing below a lower threshold keeps the promise on false refusals: nothing else is "
+        "refused. Answering from a higher one keeps that on leaks where a higher P(True) does not "
+        "mean more leaks, which was not tested by itself. Once questions, documents, judge or "
+        "prompt are others, nothing is promised.",
+    ]
+
+
+def _seen(bound: Bound) -> str:
+    return f"{bound.events:,} of {bound.rows:,}"
+
+
+def uncalibrated(calibrated: bool, measured: int) -> Iterable[str]:
+    """What must be said first of probabilities that are none, or not calibrated."""
+    if not measured:
+        yield "No row could be measured: these figures are no judge's."
+    elif not calibrated:
+        yield (
+            "Not calibrated: P(True) is the judge's own number, and may be far from the share of "
+            "rows that are sufficient. rag-guard calibrate mends that."
+        )
+
+
+WILSON = "Intervals in this part are Wilson's (1927), of 95 %, which take rows for independent."
+
+
+def between(found: Figure | Rate) -> str:
+    """A 95 % interval in brackets; nothing where there is none."""
+    told = interval(found)
+    return "" if told is None else f" (95 % interval {told})"
+
+
+def interval(found: Figure | Rate) -> str | None:
+    """A 95 % interval in percent; ``None`` where there is none."""
+    low, high = (found.interval or (None, None)) if isinstance(found, Rate) else _ends(found)
+    return None if low is None or high is None else f"{percent(low)} to {percent(high)}"
+
+
+def _ends(figure: Figure) -> tuple[float | None, float | None]:
+    return figure.low, figure.high
+
+
+def share(value: float | None) -> str:
+    """A share in percent; a dash where it is undefined."""
+    return "–" if value is None else percent(value)
+
+
+def told(rate: Rate) -> str:
+    """A rate with its interval."""
+    return f"{share(rate.value)}{between(rate)}"
+
+
+def texts_told(texts: bool) -> tuple[str, str]:
+    """Whether the file holds texts."""
+    if texts:
+        return "Texts", "Of the worst mistakes, questions and passages are in this file."
+    return (
+        "Texts",
+        "None: mistakes are named by id and hash. --texts puts questions and passages in.",
+    )
+
+
+def moment(made: datetime | None) -> str:
+    """A time in UTC, now unless given."""
+    when = (made or datetime.now(UTC)).astimezone(UTC)
+    return f"{when.day} {when:%B %Y, %H:%M} UTC"

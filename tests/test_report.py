@@ -1,0 +1,615 @@
+"""Reports: their figures are the evaluation's, their files private, their texts only text."""
+
+import base64
+import hashlib
+import json
+import logging
+import os
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from reported import MADE, PROFILE, Sample, audited, sample
+
+from guard import ConfigError, Policy, Profile, Query, Thresholds, judges
+from guard.audit_file import Audit
+from guard.audit_report import of_audit
+from guard.cli import main
+from guard.judge import Judge
+from guard.page import MARK, embedded, visible
+from guard.points import Point, Points
+from guard.rate import Rate
+from guard.report import Report, of_evaluation
+from guard.testing import Scripted, ScriptedJudge
+
+PAIRS = [
+    Thresholds(0.85, 0.3),
+    Thresholds(1.0, 0.0),
+    Thresholds(0.0, 0.0),
+    Thresholds(1.0, 1.0),
+    Thresholds(0.5, 0.5),
+    Thresholds(0.8320183851339245, 0.31002551887238755),
+]
+SHARED = ("leak", "false_refusal", "clarify_rate", "coverage", "undecided")
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Audit:
+    return audited(tmp_path / "audit.jsonl", texts=True)
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """A gate logs what it could not measure."""
+    caplog.set_level(logging.ERROR, "guard")
+
+
+# ── Figures ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("thresholds", PAIRS, ids=str)
+@pytest.mark.parametrize(
+    "made",
+    [
+        sample(),
+        sample(profile=None),
+        replace(sample(), policy=Policy(on_unmeasured="raise", on_stale="raise")),
+        replace(sample(), policy=Policy(on_unmeasured="answer", on_stale="answer")),
+    ],
+    ids=["profile", "bare", "raise", "answer"],
+)
+def test_the_explorers_figures_are_the_evaluations(made: Sample, thresholds: Thresholds) -> None:
+    """Of every kind of row, for any two thresholds: counts and shares alike."""
+    kinds = {one.reason for one in made.judgements}
+    assert {None, "no_contexts", "timeout", "low_mass"} <= kinds
+    assert any(one.verdict and one.verdict.coverage < 1 for one in made.judgements)
+    stale = made.profile is not None and "stale_profile" in made.evaluation().unmeasured
+    assert stale is (made.profile is not None)
+
+    shares, evaluation = made.report().shares(thresholds), made.evaluation(thresholds)
+    for name in SHARED:
+        figure = evaluation.figures[name]
+        assert (shares[name].value, shares[name].n) == (figure.value, figure.n), name
+    assert shares["refuse_rate"].events == evaluation.routes["refuse"]
+
+
+def test_thresholds_at_the_rows_own_numbers() -> None:
+    """At the very number a row has, it is answered, and not refused."""
+    made = sample(120)
+    lows = made.report().points.low
+    for low in sorted(set(lows.tolist()))[::10]:
+        thresholds = Thresholds(low, low)
+        figures = made.evaluation(thresholds, resamples=1).figures
+        shares = made.report().shares(thresholds)
+        assert shares["coverage"].value == figures["coverage"].value
+        assert shares["false_refusal"].value == figures["false_refusal"].value
+
+
+def test_the_charts_are_the_evaluations() -> None:
+    made = sample()
+    content, evaluation = data_of(made.report()), made.evaluation()
+    assert [tuple(bin[:2]) for bin in content["histogram"]] == list(evaluation.histogram)
+    assert all(bin[2] == 0 for bin in content["histogram"])
+    bins = [(each.rows, each.probability, each.sufficient) for each in evaluation.reliability]
+    assert [tuple(each[:3]) for each in content["reliability"]["bins"]] == bins
+    for rows, _, share, low, high in content["reliability"]["bins"]:
+        assert (low, high) == Rate(round(share * rows), rows).interval
+    last = content["curve"]["points"][-1]
+    measured = [one for one in made.judgements if one.verdict is not None]
+    assert last[0] == 1
+    assert last[1] == pytest.approx(
+        1 - sum(bool(one.sufficient) for one in measured) / len(measured), abs=0.02
+    )
+    overlap = evaluation.baselines["word overlap"]
+    assert content["curve"]["overlap"] == [overlap["coverage"].value, overlap["leak"].value]
+    assert len(content["curve"]["points"]) <= 200
+
+
+def test_rows_are_packed_to_the_last_bit() -> None:
+    points = [
+        Point(0.1, 1 / 3, sufficient=True),
+        Point(0.30000000000000004, 0.9999999999999999, partial=True, sufficient=False),
+        Point(fixed="undecided"),
+    ]
+    packed = Points(points).packed()
+    assert packed["kinds"] == "b" + "d" + "r"
+    for name in ("low", "high"):
+        numbers = struct.unpack("<3d", base64.b64decode(packed[name]))
+        assert list(numbers) == [getattr(point, name) for point in points]
+
+
+def test_mistakes_are_the_surest_ones() -> None:
+    made = replace(sample(), policy=Policy(on_unmeasured="answer"))
+    leaks, refusals = data_of(made.report())["mistakes"]["lists"]
+    figures = made.evaluation().figures
+    for found, name, worst_first in ((leaks, "leak", True), (refusals, "false_refusal", False)):
+        figure = figures[name]
+        assert figure.value is not None
+        assert found["words"].startswith(f"{round(figure.value * figure.n)} in all")
+        surely = [
+            float(one["name"][8:]) for one in found["list"] if one["name"].startswith("P(True)")
+        ]
+        assert surely == sorted(surely, reverse=worst_first)
+        names = [one["name"].startswith("P(True)") for one in found["list"]]
+        assert names == sorted(names, reverse=True), "those without a probability come last"
+
+
+# ── Words ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_said_without_javascript() -> None:
+    made = sample()
+    html, evaluation = made.report().html(), made.evaluation()
+    plain = html[html.index("<noscript>") : html.index("</noscript>")]
+    assert f"{evaluation.routes['answer']} are answered" in plain
+    for name in ("leak", "false_refusal", "coverage"):
+        value = evaluation.figures[name].value
+        assert value is not None and f"{value * 100:.1f} %" in plain
+    for words in (
+        "Certified: answer at 0.8320",
+        "At most 5.0 %".lower(),
+        "always refuse",
+        "timeout",
+    ):
+        assert words in plain
+    assert "<script" not in plain
+
+
+@pytest.mark.parametrize(
+    ("profile", "certified", "calibrated"),
+    [
+        (PROFILE, True, True),
+        (replace(PROFILE, certificate=None), False, True),
+        (None, False, False),
+    ],
+    ids=["certified", "calibrated", "none"],
+)
+def test_certificate_and_calibration(
+    profile: Profile | None, certified: bool, calibrated: bool
+) -> None:
+    content = data_of(sample(profile=profile).report())
+    if certified:
+        assert content["certified"] == {
+            "answer_at": PROFILE.thresholds.answer_at,
+            "refuse_below": PROFILE.thresholds.refuse_below,
+            "most": {"leak": 0.05, "false_refusal": 0.1},
+        }
+        assert "With 95 % confidence" in content["certificate"][1]
+    else:
+        assert content["certified"] is None
+        assert "nothing is promised" in content["certificate"][0]
+    state = dict(content["about"])["Calibrated"]
+    assert state == ("yes" if calibrated else "no (calibrated: false)")
+    assert any("Not calibrated" in alert for alert in content["alerts"]) is not calibrated
+
+
+def test_several_judges_and_a_profile_left_aside() -> None:
+    made = sample()
+    report = of_evaluation(
+        made.evaluation(),
+        made.judgements,
+        made.dataset,
+        made.policy,
+        profile_of=lambda _verdict: PROFILE,
+        left_aside="It is for another judge.",
+    )
+    content = data_of(report)
+    assert content["certified"] is None
+    assert "several judges" in content["certificate"][0]
+    assert any("It is for another judge." in alert for alert in content["alerts"])
+    assert any("sliders apply" in alert for alert in content["alerts"])
+
+
+def test_rows_of_like_groups_have_wider_intervals_and_it_is_said() -> None:
+    assert "too narrow" in data_of(sample().report())["interval_note"]
+    assert "too narrow" not in data_of(sample(rows_a_group=1).report())["interval_note"]
+    few = data_of(sample(60, rows_a_group=20).report())
+    assert any("too few" in alert for alert in few["alerts"])
+
+
+def test_nothing_measured() -> None:
+    made = sample(40)
+    failed = [replace(one, verdict=None, reason="timeout") for one in made.judgements]
+    report = replace(made, judgements=failed).report()
+    content = data_of(report)
+    assert any("No row could be measured" in alert for alert in content["alerts"])
+    assert (content["curve"]["points"], content["reliability"]["bins"]) == ([], [])
+    assert report.shares()["clarify_rate"].value == 1
+
+
+# ── Safety ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_texts_only_if_asked_for() -> None:
+    made = sample()
+    assert not has_texts(made.report().html())
+    assert re.search(r"SHA-256 [0-9a-f]{16}", made.report().html())
+    with_texts = made.report(texts=True).html()
+    assert has_texts(with_texts)
+    assert "questions and passages are in this file" in with_texts
+
+
+def test_the_policy_lets_one_script_and_one_style_run() -> None:
+    html = sample(30).report().html()
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)
+    assert policy is not None
+    allowed = policy[1].replace("&#x27;", "'")
+    assert allowed.startswith("default-src 'none'; ")
+    for tag in ("script", "style"):
+        (inside,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}';" in allowed
+    assert "unsafe" not in allowed
+    assert not re.search(r"(src|href)=\"?https?:", html)
+
+
+HOSTILE = "</script><script>x</script><!--<b onload=x>&amp;\u2028\u2029\u202e\ud800"
+
+
+def test_data_ends_no_element() -> None:
+    text = embedded({"a": [HOSTILE, {"b": (HOSTILE,)}]})
+    assert not re.search(r"[<>&\u2028\u2029\u202e\ud800]", text)
+    held = json.loads(text)["a"]
+    assert held[0] == held[1]["b"][0] == visible(HOSTILE)
+
+
+def test_what_is_put_in_is_not_searched_for_fields() -> None:
+    html = sample(30).report(name="{{data}}{{script}}").html()
+    assert "<title>{{data}}{{script}}: what is answered" in html
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\tb\r\nc\rd", "a\tb\nc\nd"),
+        ("a\u202eb", "a[U+202E]b"),
+        ("a\u2066b\u2069", "a[U+2066]b[U+2069]"),
+        ("\x00\x1b[31m", "[U+0000][U+001B][31m"),
+        ("\u200b\ufeff\u00ad", "[U+200B][U+FEFF][U+00AD]"),
+        ("\u2028", "[U+2028]"),
+        ("\U000e0041", "[U+E0041]"),
+        ("\ud800", "[U+D800]"),
+        ("می\u200cخواهم שלום 👩\u200d🚒", "می\u200cخواهم שלום 👩\u200d🚒"),
+    ],
+)
+def test_hidden_signs_are_shown(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def test_long_texts_are_cut() -> None:
+    made = sample(60)
+    rows = [
+        replace(row, query=Query("why " * 5000, ("so " * 9000,) * 40, lang=row.query.lang))
+        for row in made.dataset.rows
+    ]
+    report = replace(made, dataset=replace(made.dataset, rows=tuple(rows))).report(texts=True)
+    (one, *_) = data_of(report)["mistakes"]["lists"][1]["list"]
+    assert len(one["question"]) < 700 and "cut, 20,000 characters" in one["question"]
+    assert (len(one["contexts"]), one["contexts"][-1]) == (6, "[35 more passages are left out.]")
+
+
+def test_ten_thousand_rows_are_less_than_a_megabyte() -> None:
+    html = sample(10_000).report(texts=True).html()
+    assert len(html.encode()) < 1_000_000
+
+
+def test_the_same_rows_give_the_same_page() -> None:
+    first, second = (sample(80).report().html() for _ in range(2))
+    assert first == second
+
+
+# ── Files ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_report_is_private_and_replaces_a_report_alone(tmp_path: Path) -> None:
+    report, path = sample(30).report(), tmp_path / "report.html"
+    before = os.umask(0)
+    try:
+        report.write(path)
+        path.chmod(0o644)
+        report.write(path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text("utf-8").startswith(MARK)
+    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize("there", ["data", "empty", "folder", "link"])
+def test_what_is_no_report_is_left_as_it_is(tmp_path: Path, there: str) -> None:
+    path, data = tmp_path / "report.html", tmp_path / "rows.jsonl"
+    data.write_text("{}\n", "utf-8")
+    if there == "data":
+        path.write_text("{}\n", "utf-8")
+    elif there == "empty":
+        path.touch()
+    elif there == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(data)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(ConfigError, match="no report of rag-guard"):
+        sample(30).report().write(path)
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_a_link_to_a_report_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link.html").symlink_to(tmp_path / "report.html")
+    sample(30).report().write(tmp_path / "link.html")
+    assert (tmp_path / "link.html").is_symlink()
+    assert (tmp_path / "report.html").read_text("utf-8").startswith(MARK)
+
+
+def test_a_folder_that_is_missing_or_closed(tmp_path: Path) -> None:
+    report = sample(30).report()
+    with pytest.raises(ConfigError, match="There is no folder"):
+        report.write(tmp_path / "no" / "report.html")
+
+
+# ── Audits ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_audit_with_outcomes(audit: Audit) -> None:
+    report = of_audit(audit, name="town guide", profile=PROFILE, made=MADE)
+    records, outcomes = list(audit.records()), audit.outcomes()
+    content, shares = data_of(report), report.shares()
+    assert report.thresholds == PROFILE.thresholds
+    routes = [record.route for record in records]
+    for name, route in (
+        ("coverage", "answer"),
+        ("clarify_rate", "clarify"),
+        ("refuse_rate", "refuse"),
+    ):
+        assert shares[name] == Rate(routes.count(route), len(records)), "as they were routed live"
+    told = {
+        record.id: outcomes[record.id].sufficient for record in records if record.id in outcomes
+    }
+    answered = [
+        told[record.id] for record in records if record.route == "answer" and record.id in told
+    ]
+    assert shares["leak"] == Rate(answered.count(False), len(answered))
+    good = [record.route for record in records if told.get(record.id)]
+    assert shares["false_refusal"] == Rate(good.count("refuse"), len(good))
+    assert content["labelled"] and not content["all_labelled"]
+    assert content["certified"]["answer_at"] == PROFILE.thresholds.answer_at
+    assert f"{len(told)}" in content["headline"][1]
+    assert "called wrong" in content["headline"][2]
+    assert sum(map(sum, content["histogram"])) == sum(
+        record.probability is not None and record.reason != "stale_profile" for record in records
+    )
+
+
+def test_an_audit_without_outcomes(tmp_path: Path) -> None:
+    content = data_of(of_audit(audited(tmp_path / "audit.jsonl", labelled=0)))
+    assert not content["labelled"]
+    assert any("rag-guard outcome ID" in alert for alert in content["alerts"])
+    assert len(content["headline"]) == 1
+    assert content["certified"] is None and "--profile" in content["certificate"][0]
+
+
+def test_days_of_an_audit(audit: Audit) -> None:
+    records = list(audit.records())
+    days = data_of(of_audit(audit))["unmeasured"]["days"]
+    assert (days["dates"][0], days["dates"][-1], len(days["dates"])) == (
+        "2026-11-01",
+        "2026-11-20",
+        20,
+    )
+    series = {each["name"]: each["counts"] for each in days["series"]}
+    assert sum(series["all"]) == len(records)
+    for reason, name in (("timeout", "timeout"), ("stale_profile", "stale profile")):
+        at = [record.time.date().isoformat() for record in records if record.reason == reason]
+        assert series[name] == [at.count(date) for date in days["dates"]]
+
+
+def test_days_without_a_record_are_there(audit: Audit) -> None:
+    kept = [record for record in audit.records() if record.time.day in (3, 9)]
+
+    class Few(Audit):
+        def records(self) -> Any:
+            return iter(kept)
+
+    days = data_of(of_audit(Few(audit.path)))["unmeasured"]["days"]
+    assert len(days["dates"]) == 7
+    assert days["series"][0]["counts"][1] == 0
+
+
+def test_an_audits_texts_only_if_asked_for(audit: Audit) -> None:
+    assert not has_texts(of_audit(audit).html())
+    lists = data_of(of_audit(audit, texts=True))["mistakes"]["lists"]
+    shown = [one["question"] for each in lists for one in each["list"]]
+    assert shown and all(" of " in question for question in shown)
+
+
+def test_an_audit_of_other_thresholds_and_profiles(audit: Audit) -> None:
+    other = replace(PROFILE, name="another")
+    mixed = list(audit.records())
+    mixed[:30] = [replace(each, answer_at=0.9, enforced=False) for each in mixed[:30]]
+    moved = sum(
+        each.probability is not None and each.reason != "stale_profile" for each in mixed[:30]
+    )
+
+    class Mixed(Audit):
+        def records(self) -> Any:
+            return iter(mixed)
+
+    alerts = data_of(of_audit(Mixed(audit.path), profile=other))["alerts"]
+    assert any(alert.startswith(f"{moved} of") and "other thresholds" in alert for alert in alerts)
+    assert any("270 of 300 decisions were enforced" in alert for alert in alerts)
+    assert any("whose certificate is shown" in alert for alert in alerts)
+
+
+def test_a_span_without_records_is_told(audit: Audit) -> None:
+    later = Audit(audit.path, since=datetime(2027, 1, 1, tzinfo=UTC))
+    with pytest.raises(ConfigError, match="no such record"):
+        of_audit(later)
+
+
+# ── The command ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Run(NamedTuple):
+    """One run of the command line in this process."""
+
+    code: int
+    out: str
+    err: str
+
+
+RunReport = Callable[..., Run]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> RunReport:
+    """Runs ``rag-guard report`` in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str | Path) -> Run:
+        with pytest.raises(SystemExit) as ended:
+            main(["report", "--resamples", "20", *map(str, args)])
+        out, err = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Run(ended.value.code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> ScriptedJudge:
+    """Every judge's name stands for it; it is right about all but every tenth question."""
+
+    def script(query: Query) -> Scripted:
+        return 0.2 + 0.07 * (len(query.question) % 10)
+
+    made = ScriptedJudge(script)
+
+    def from_name(_name: str, **_options: object) -> Judge:
+        return made
+
+    monkeypatch.setattr(judges, "from_name", from_name)
+    monkeypatch.setenv("RAG_GUARD_JUDGE", "any")
+    return made
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        {
+            "id": row.id,
+            "question": row.query.question,
+            "contexts": row.query.contexts,
+            "sufficient": row.sufficient,
+            "group": row.group,
+        }
+        for row in sample(60).dataset.rows
+    ]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
+    return path
+
+
+def test_rows_that_were_asked_about_are_not_asked_again(
+    run: RunReport, rows: Path, judge: ScriptedJudge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["eval", str(rows), "--verdicts", "kept.jsonl", "--json", "--resamples", "20"])
+    evaluated = json.loads(capsys.readouterr().out)
+    asked = len(judge.queries)
+    done = run(rows, "--verdicts", "kept.jsonl", "-o", "page.html")
+    assert (done.code, done.out) == (0, "The report is in page.html.\n")
+    assert len(judge.queries) == asked > 0
+    html = Path("page.html").read_text("utf-8")
+    assert f"{evaluated['routes']['answer']} are answered" in html
+    assert Path("page.html").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_profile_is_left_aside_or_an_error_as_with_eval(
+    run: RunReport, rows: Path, judge: ScriptedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace(PROFILE, fingerprint="another").save("other.profile.json")
+    assert run(rows, "--profile", "other.profile.json").code == 2
+    monkeypatch.setenv("RAG_GUARD_PROFILE", "other.profile.json")
+    done = run(rows)
+    assert done.code == 0 and "left aside" in done.err
+    why = done.err.partition("left aside: ")[2].split("'")[0].strip()
+    assert f"was left aside: {why[:20]}" in Path("report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("output", ["rows.jsonl", "kept.jsonl", "./kept.jsonl", "no/page.html"])
+def test_nothing_else_is_written_over_and_nothing_asked(
+    run: RunReport, rows: Path, judge: ScriptedJudge, output: str
+) -> None:
+    before = rows.read_bytes()
+    done = run(rows, "--verdicts", "kept.jsonl", "-o", output)
+    assert done.code == 2 and done.err.startswith("rag-guard: ")
+    assert rows.read_bytes() == before
+    assert judge.queries == [] and not Path("kept.jsonl").exists()
+
+
+def test_an_audit_on_the_command_line(run: RunReport, audit: Audit) -> None:
+    PROFILE.save("mills.profile.json")
+    done = run(
+        *("--audit", audit.path, "--since", "2026-11-05", "--until", "2026-11-10"),
+        *("--deployment", "town guide", "--profile", "mills.profile.json"),
+    )
+    assert (done.code, done.err) == (0, "")
+    html = Path("report.html").read_text("utf-8")
+    assert "Audit of 75 decisions, 2026-11-05 to 2026-11-09" in html
+    assert "Certified: answer at 0.8320" in html and not has_texts(html)
+    assert run("--audit", audit.path, "--texts").code == 0
+    assert has_texts(Path("report.html").read_text("utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ((), "not said of what"),
+        (("rows.jsonl", "--audit", "audit.jsonl"), "as well"),
+        (("rows.jsonl", "--since", "2026-11-05"), "go with --audit only"),
+        (("--audit", "audit.jsonl", "--judge", "scripted:0.5"), "--judge does nothing"),
+        (("--audit", "audit.jsonl", "--verdicts", "x"), "--verdicts does nothing"),
+        (("--audit", "audit.jsonl", "--since", "soon"), "is no time"),
+        (("--audit", "audit.jsonl", "--deployment", "x"), "no such record"),
+        (("--audit", "missing.jsonl"), "cannot be read"),
+        (("--audit", "audit.jsonl", "-o", "audit.jsonl"), "no report of rag-guard"),
+    ],
+)
+def test_misuse(run: RunReport, audit: Audit, args: tuple[str, ...], told: str) -> None:
+    done = run(*args)
+    assert done.code == 2 and told in done.err
+    assert not Path("report.html").exists()
+
+
+def test_it_opens_in_the_browser(
+    run: RunReport, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = list[str]()
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    assert run("--audit", audit.path).code == 0 and opened == []
+    assert run("--audit", audit.path, "--open").code == 0
+    assert opened == [Path("report.html").resolve().as_uri()]
+
+
+# ── Parts ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def has_texts(html: str) -> bool:
+    """Whether a question or a passage of a sample is in it."""
+    return (
+        re.search(r"(mill|lock|weir|ferry|house|tannery|granary|kiln) of [A-Z]", html) is not None
+    )
+
+
+def data_of(report: Report) -> dict[str, Any]:
+    """What the page draws, as it stands in the file."""
+    held = re.search(r'<script type="application/json" id="data">(.*?)</script>', report.html())
+    assert held is not None
+    data: dict[str, Any] = json.loads(held[1])
+    return data
