@@ -1,6 +1,8 @@
 """Bootstrap: how far a number might have come out otherwise, had other groups been drawn."""
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +26,44 @@ class Interval(NamedTuple):
     high: float | None
 
 
-def unanimous(share: float, groups: int) -> Interval:
-    """The exact interval (Clopper & Pearson 1934) of a share that is 0 or 1 in all groups.
+def exact(share: float, groups: int) -> Interval:
+    """The exact interval (Clopper & Pearson 1934) of a share that so many groups have on average.
 
-    Resamples of groups that agree agree as well, as if nothing else were possible. Of 20 groups
-    without a leak, up to 17 % of all groups may have one.
+    Resamples of few events are too much alike: of 20 groups without a leak, all resamples are
+    without one, and yet up to 17 % of all groups may have one. Each group counts as one row,
+    however many it has; between two whole numbers of events the ends lie between theirs.
     """
-    reach = 1 - (LOWER / 100) ** (1 / groups)
-    return Interval(0.0, reach) if share == 0 else Interval(1 - reach, 1.0)
+    return Interval(1 - _between(1 - share, groups), _between(share, groups))
+
+
+def _between(share: float, groups: int) -> float:
+    events = share * groups
+    fewer = min(groups, math.floor(events + 1e-9))
+    part = max(0.0, events - fewer)
+    return (1 - part) * _upper(fewer, groups) + part * _upper(min(groups, fewer + 1), groups)
+
+
+@lru_cache(maxsize=4096)
+def _upper(events: int, n: int) -> float:
+    """The rate at which so few events, or fewer, of ``n`` have a probability of 2.5 %."""
+    if events >= n:
+        return 1.0
+    low, high = events / n, 1.0
+    for _ in range(50):  # Bisection: 2^-50 is below what a float tells apart here.
+        middle = (low + high) / 2
+        low, high = (middle, high) if _at_most(events, n, middle) > LOWER / 100 else (low, middle)
+    return high
+
+
+def _at_most(events: int, n: int, rate: float) -> float:
+    """P(at most so many events of ``n``)."""
+    if rate == 0 or rate == 1:
+        return float(rate == 0)
+    logs = np.log(np.arange(1, events + 1))
+    chosen = np.log(n - np.arange(events)) - logs  # The ratios of binomial coefficients.
+    terms = np.concatenate([[0.0], np.cumsum(chosen)])
+    counts = np.arange(events + 1)
+    return float(np.exp(terms + counts * math.log(rate) + (n - counts) * math.log1p(-rate)).sum())
 
 
 class Bootstrap:

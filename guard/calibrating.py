@@ -251,8 +251,8 @@ def _languages(certifying: Sequence[Judgement], signal: str | None) -> tuple[str
     if not enough and all(lang for lang, _ in named):
         raise ConfigError(
             f"No language has {LEAST_OF_A_LANGUAGE} rows to certify on: {len(counts)} have fewer.",
-            hint="Label more rows of those that you serve, or leave `lang` away from the rows: then "
-            "none is compared.",
+            hint="Label more rows of those that you serve, or leave `lang` away from the rows: "
+            "then none is compared.",
         )
     return tuple(sorted(enough)) or (UNDETERMINED,)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from guard import metrics
-from guard.bootstrap import Bootstrap, Interval, Statistics, unanimous
+from guard.bootstrap import Bootstrap, Interval, Statistics, exact
 from guard.calibration_error import calibration_error
 from guard.decision import Reason, Route
 from guard.errors import ConfigError
@@ -374,7 +374,7 @@ class _Rows:
         about |= dict.fromkeys(("f1", "weighted_f1"), np.ones_like(self.truth))
         figures = {
             name: self._figure(
-                _known(value), intervals[name], about.get(name, side.measured), name in shares
+                _known(value), intervals[name], about.get(name, side.measured), name in shares, name
             )
             for name, value in values.items()
         }
@@ -392,24 +392,37 @@ class _Rows:
         return self._figure(found.value, interval, side.measured, False)
 
     def _figure(
-        self, value: float | None, interval: Interval, about: Bools, is_share: bool
+        self,
+        value: float | None,
+        interval: Interval,
+        about: Bools,
+        is_share: bool,
+        name: str = "",
     ) -> Figure:
         groups = len({self.groups[row] for row in np.flatnonzero(about)})
         if value is None:
             return Figure(None, None, None, int(about.sum()), groups)
         if is_share:
-            interval = _widened(value, interval, groups)
+            interval = _widened(value, interval, groups, all_of_it=name in _ERRORS)
         return Figure(value, *interval, int(about.sum()), groups)
 
 
-def _widened(share: float, interval: Interval, groups: int) -> Interval:
-    """No narrower than where all groups agree: an event more must never look like more evidence."""
+_ERRORS = ("leak", "leaked_share", "false_refusal")
+
+
+def _widened(share: float, interval: Interval, groups: int, *, all_of_it: bool) -> Interval:
+    """No narrower than what is exact, where resamples are too much alike.
+
+    Error rates (``all_of_it``) are rare, and bars are set on them: no narrower anywhere. Of others,
+    where groups all agree; and an event more must never look like more evidence.
+    """
     if share in (0, 1):
-        return unanimous(share, groups)
+        return exact(share, groups)
     if interval.low is None or interval.high is None:
         return interval
-    reach = unanimous(0, groups).high or 0.0
-    return Interval(min(interval.low, 1 - reach), max(interval.high, reach))
+    low = exact(share if all_of_it else 1, groups).low or 0.0
+    high = exact(share if all_of_it else 0, groups).high or 0.0
+    return Interval(min(interval.low, low), max(interval.high, high))
 
 
 def _known(value: Floats) -> float | None:

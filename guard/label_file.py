@@ -121,9 +121,10 @@ class LabelFile:
             return None
 
     def mark_random(self, annotator: str, ids: Collection[str]) -> None:
-        """Marks the annotator's labels of rows that a larger draw has now picked at random.
+        """Marks the annotator's labels of rows that a larger draw has now reached by lot.
 
-        Left as they were, the random part would lack just the rows near the thresholds.
+        Left as they were, the random part would lack just the rows near the thresholds; marked
+        before all rows drawn earlier are answered, it would have too many of them.
         """
         with self._held(os.O_RDWR) as held:
             entries = _entries(self.path) if self.path in held else []

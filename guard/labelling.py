@@ -46,8 +46,9 @@ def pick(
     (Efraimidis and Spirakis 2006): strata of P(True) weigh the same, rows whose bounds lie near
     the threshold they are compared with weigh more, and groups not yet in are preferred.
 
-    Both parts are mixed, so that a person who stops early has a random part that still is one.
-    With the same seed a larger ``n`` draws the same random rows and more. Where rows cannot be
+    Both parts are mixed, the random one in the order of its lot, so that a person who stops early
+    has a random part that still is one. With the same seed a larger ``n`` draws the same random
+    rows, and more after them. Where rows cannot be
     targeted (no judge, or too few were measured) the random part takes their place; where ``n``
     reaches all rows, all are ``random``: nothing was left out.
 
@@ -68,9 +69,10 @@ def pick(
     size = _random_size(by_lot, n, math.ceil(n * random_share))
     drawn = by_lot[:size]
     left = _others(by_weight, drawn)[: n - len(drawn)]
-    picks = [Pick(one.id, "random") for one in drawn] + [Pick(one.id, "targeted") for one in left]
-    lot.shuffle(picks)
-    return tuple(picks)
+    parts: list[Sampling] = ["random"] * len(drawn) + ["targeted"] * len(left)
+    lot.shuffle(parts)
+    rows = {"random": iter(drawn), "targeted": iter(left)}
+    return tuple(Pick(next(rows[part]).id, part) for part in parts)
 
 
 def _by_lot(judgements: Sequence[Judgement], lot: random.Random) -> list[Judgement]:

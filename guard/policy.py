@@ -221,10 +221,11 @@ class Policy:
 
     def routes_unmeasured(self) -> dict[str, str]:
         """Where each kind without a usable verdict goes: a route, or ``raise``."""
-        routes = {kind: self.route_unmeasured(kind) for kind in UNMEASURED_KINDS}
-        named = {kind: route.value if route else "raise" for kind, route in routes.items()}
-        stale = self.route_stale()
-        return {**named, Reason.STALE_PROFILE.value: stale.value if stale else "raise"}
+        routes: dict[str, Route | None] = {
+            kind: self.route_unmeasured(kind) for kind in UNMEASURED_KINDS
+        }
+        routes[Reason.STALE_PROFILE.value] = self.route_stale()
+        return {kind: route.value if route else "raise" for kind, route in routes.items()}
 
     def route_stale(self) -> Route | None:
         """The route of a query whose profile is stale; ``None`` = raise `StaleProfile`."""

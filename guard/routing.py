@@ -14,7 +14,6 @@ from guard.profile import Probability, Profile
 from guard.thresholds import Thresholds
 from guard.verdict import Verdict
 
-
 ProfileOf = Callable[[Verdict], Profile | None]
 """The profile that a verdict is routed by; ``None`` = the policy's own thresholds."""
 

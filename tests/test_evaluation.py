@@ -561,10 +561,10 @@ def test_one_leak_is_no_better_evidence_than_none(leaks: int) -> None:
     evaluation = found([*answered, *refused])
     leak, accuracy = (evaluation.figures[name] for name in ("leak", "accuracy"))
     no_leak = 1 - 0.025 ** (1 / 15)
-    assert leak.high == pytest.approx(no_leak)
+    assert leak.high is not None and no_leak <= leak.high + 1e-9 <= no_leak + 0.002
     assert accuracy.low == pytest.approx(1 - no_leak)
     (line,) = unmet(evaluation, max_leak=0.05)
-    assert "up to 21.8 %" in line
+    assert "up to 21." in line
 
 
 def test_rows_of_few_groups_meet_no_bar() -> None:
@@ -611,3 +611,20 @@ def test_a_thousand_resamples_of_six_thousand_rows_take_seconds() -> None:
     # 3 s on two idle cores; one resample after the other would take minutes.
     assert time.perf_counter() - started < 60
     assert evaluation.figures["auroc"].n == 6000
+
+
+@pytest.mark.parametrize("answered", [73, 80, 100, 150, 200, 500])
+def test_a_bar_is_met_by_luck_no_oftener_than_it_says(answered: int) -> None:
+    """Of judges whose true leak rate is the bar, 2.5 % at most meet it."""
+
+    def meets(leaks: int) -> bool:
+        rows = [judgement(at, at >= leaks, 0.95) for at in range(answered)]
+        rows += [judgement(at, F, 0.05) for at in range(answered, 2 * answered)]
+        return not unmet(found(rows, resamples=200), max_leak=0.05)
+
+    most = next(leaks for leaks in range(answered) if not meets(leaks)) - 1
+    assert most >= 0
+    lucky = math.fsum(
+        math.comb(answered, k) * 0.05**k * 0.95 ** (answered - k) for k in range(most + 1)
+    )
+    assert lucky <= 0.025

@@ -403,6 +403,23 @@ def test_a_larger_draw_marks_its_random_rows(path: Path) -> None:
     assert said(path) == {"a": True, "b": True}
 
 
+@pytest.mark.parametrize(
+    ("keys", "random"),
+    [("q", ""), ("yq", "b"), ("yyq", "abc"), ("sq", ""), ("syq", "ac"), ("yuq", "")],
+)
+def test_what_was_targeted_is_random_once_the_lot_has_reached_it(
+    path: Path, keys: str, random: str
+) -> None:
+    """A larger draw has picked `a` too, but whoever leaves early has not come to it."""
+    rows = {row.id: row for row in ROWS}
+    file = LabelFile(path)
+    file.add(rows["a"], True, Pick("a", "targeted"), "anna")
+    asked = [Asked(rows[id], Pick(id, "random"), None) for id in "bca"]
+    LabelSession(asked, file, "anna", Person(keys).screen).run()
+    found = sorted(line["id"] for line in lines(path) if line["sampling"] == "random")
+    assert found == [*random]
+
+
 # ── The command ──────────────────────────────────────────────────────────────────────────────────
 
 

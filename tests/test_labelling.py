@@ -166,6 +166,17 @@ def test_the_random_part_does_not_depend_on_the_judge() -> None:
     assert ids(first, "random") == ids(second, "random")
 
 
+@pytest.mark.parametrize("n", [1, 10, 40, 100])
+def test_whoever_stops_early_has_the_first_of_a_longer_lot(n: int) -> None:
+    """Also after a larger draw: the order never changes."""
+
+    def lot(count: int) -> list[str]:
+        picks = pick(evenly(500), count, thresholds=CUTS)
+        return [one.id for one in picks if one.sampling == "random"]
+
+    assert lot(300)[: len(lot(n))] == lot(n) != []
+
+
 def test_both_parts_are_mixed() -> None:
     """Whoever stops halfway has labelled about as many of the one as of the other."""
     half = pick(evenly(2000), 400, thresholds=CUTS)[:200]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from guard import metrics
-from guard.bootstrap import Bootstrap, Interval, unanimous
+from guard.bootstrap import Bootstrap, Interval, exact
 from guard.calibration_error import calibration_error
 from guard.errors import ConfigError
 from guard.metrics import CLAMP, Floats, Scored
@@ -348,10 +348,21 @@ def test_no_interval() -> None:
 
 @pytest.mark.parametrize(
     ("share", "groups", "low", "high"),
-    [(0, 72, 0, 0.0499), (0, 1, 0, 0.975), (1, 72, 0.9501, 1), (0, 20, 0, 0.1684)],
+    [
+        (0, 72, 0, 0.0499),
+        (0, 1, 0, 0.975),
+        (1, 72, 0.9501, 1),
+        (0, 20, 0, 0.1684),
+        # From the tables of Clopper and Pearson (1934), and scipy's beta quantiles.
+        (1 / 73, 73, 0.0003, 0.0740),
+        (0.5, 10, 0.1871, 0.8129),
+        (0.05, 2000, 0.0409, 0.0605),
+        (0.5, 100_000, 0.4969, 0.5031),
+        (0.15, 10, 0.0139, 0.5006),  # One and a half: between those of one and of two.
+    ],
 )
-def test_what_all_groups_agree_on(share: float, groups: int, low: float, high: float) -> None:
-    found = unanimous(share, groups)
+def test_an_exact_interval(share: float, groups: int, low: float, high: float) -> None:
+    found = exact(share, groups)
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
 
 

@@ -88,6 +88,9 @@ class LabelSession:
         self._screen = screen
         done = {entry.id for entry in file.entries(annotator)}
         self._queue = deque(each for each in asked if each.row.id not in done)
+        # In the order of the lot: those labelled before are random from when it reaches them.
+        self._by_lot = deque(each.row.id for each in asked if each.pick.sampling == "random")
+        self._before = done
         # Rows whose verdict this person has seen: a label given now would not be blind.
         self._told = set[str]()
 
@@ -112,6 +115,7 @@ class LabelSession:
         Raises:
             ConfigError: a label cannot be written; those before it are on disk.
         """
+        self._mark_random()
         while (key := self._key()) != "q":
             if key == "u":
                 self._undo()
@@ -137,6 +141,16 @@ class LabelSession:
         else:
             self._screen.show(f"  {_WORDS[sufficient]}{self._verdict(asked, sufficient)}")
         self._screen.show("")
+        self._mark_random()
+
+    def _mark_random(self) -> None:
+        """Marks what was labelled as targeted, up to the first row by lot that is still to come."""
+        waiting = {each.row.id for each in self._queue}
+        reached = set[str]()
+        while self._by_lot and self._by_lot[0] not in waiting:
+            reached.add(self._by_lot.popleft())
+        if reached & self._before:
+            self._file.mark_random(self._annotator, reached & self._before)
 
     def _verdict(self, asked: Asked, sufficient: bool) -> str:
         """What the judge said, only now, and whether they agree."""
