@@ -70,7 +70,7 @@ def reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[Path]:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-reader-0123456789")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     monkeypatch.setenv("PATH", path)
-    (tmp_path / "guard.toml").write_text("".join(blocks("toml", ROOT / "README.md")), "utf-8")
+    written(ROOT / "README.md", tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     yield tmp_path

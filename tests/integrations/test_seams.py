@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -57,6 +58,8 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import Field
 
 from guard import ConfigError, Gate, JudgeError, Policy, Unmeasured
+from guard.audit import AuditLog
+from guard.audit_file import Audit
 from guard.policy import OnUnmeasured
 from guard.testing import Scripted, ScriptedJudge
 from guard_llama_index import GuardDecisionEvent, GuardedQueryEngine, GuardedSynthesizer
@@ -124,6 +127,24 @@ def require_nodes(seam: str, response: RESPONSE_TYPE) -> None:
         assert node_ids(response) == ["bridge", "harbour"]
     files = [metadata[name]["file"] for name in node_ids(response)]
     assert files == ["bridge.txt", "harbour.txt"]
+
+
+@pytest.mark.parametrize("policy", ["enforce", "shadow", "canary"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seam", SEAMS)
+def test_every_seam_is_audited_once(
+    seam: str, mode: Mode, way: str, policy: str, tmp_path: Path
+) -> None:
+    """One record a query, the one that the caller gets; in shadow the answer is let through."""
+    options: dict[str, Any] = {"mode": policy} if policy != "canary" else {"canary": 0.0}
+    with AuditLog(tmp_path / "audit.jsonl") as audit:
+        gate = Gate(ScriptedJudge(0.05), Policy(messages=MESSAGES, **options), observers=[audit])
+        response, told = ask(SEAMS[seam](CountingLLM(), gate, mode, "stream" in way), way)
+    [record] = Audit(audit.path).records()
+    assert record.id == record_of(response)["id"]
+    assert (record.route, record.enforced) == ("refuse", policy == "enforce")
+    assert told == (REFUSE if policy == "enforce" else ANSWER)
 
 
 @pytest.mark.parametrize("case", CASES)
