@@ -244,6 +244,9 @@ class Audit:
         if since is not None and until is not None and since >= until:
             raise ConfigError("`since` is not before `until`.", hint="Swap them.")
         self.path = Path(os.path.realpath(path))
+        if (whole := _whole(self.path)) != self.path:
+            why = f"{self.path.name!r} is a part of {whole.name!r}, which was rotated."
+            raise ConfigError(why, hint=f"Name {str(whole)!r}: it stands for all of its parts.")
         self._since, self._until, self._deployment = since, until, deployment
         self._broken = dict[Path, int]()
         with self._told():
@@ -289,7 +292,7 @@ class Audit:
         if len(found) == 1:
             return next(iter(found.values()))
         if not found:
-            hint = "Ids are in the records, and in the log."
+            hint = 'Ids are in the audit, and in response.metadata["guard"]["id"].'
             raise ConfigError(f"{start} is no decision in {str(self.path)!r}.", hint=hint)
         some = ", ".join([*found][:3])
         raise ConfigError(
@@ -417,6 +420,14 @@ def _same(one: BinaryIO, other: BinaryIO) -> bool:
     return os.path.sameopenfile(one.fileno(), other.fileno())
 
 
+def _whole(path: Path) -> Path:
+    """The audit's own file, for one that it was rotated into; else the same."""
+    if rotated_at(path) is None:
+        return path
+    stem = path.stem.rpartition(".")[0]
+    return path.with_name(f"{stem}{path.suffix}")
+
+
 def _record(place: _Place, line: bytes) -> Record | None:
     """The record on a line; ``None`` = the line is a half one."""
     values = _object(line)
@@ -438,7 +449,7 @@ def _object(line: bytes) -> Mapping[str, object] | None:
 
 # ── What is an audit's ───────────────────────────────────────────────────────────────────────────
 
-_OTHER_HINT = "It is left as it is. Name another file."
+_OTHER_HINT = "Name a file that an audit of rag-guard wrote."
 
 
 def require_audit(path: Path) -> None:

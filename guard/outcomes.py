@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from guard._json import as_map
 from guard._require import require_one_of
@@ -47,6 +47,14 @@ class Outcome:
         return replace(self, helpful=word == "helpful")
 
 
+class Said(NamedTuple):
+    """A word on one decision, by its whole id; ``by`` = who says it."""
+
+    id: str
+    word: Word
+    by: str | None = None
+
+
 class OutcomeFile:
     """The outcomes of an audit's decisions. Safe for processes; private to this user.
 
@@ -62,19 +70,15 @@ class OutcomeFile:
         self.path = beside(Path(os.path.realpath(audit)), "outcomes")
         self.broken = 0
 
-    def add(self, said: Iterable[tuple[str, Word]], *, by: str | None = None) -> None:
+    def add(self, said: Iterable[Said]) -> None:
         """Writes outcomes, all or none; they are on disk when this returns.
-
-        Args:
-            said: whole ids of decisions, and a word on each.
-            by: who says it.
 
         Raises:
             ConfigError: a word is none of `WORDS`, or the file cannot be written, or holds
                 something else.
         """
         self.read()
-        lines = "".join(_line(id, word, by) for id, word in said)
+        lines = "".join(map(_line, said))
         file = LineFile(self.path)
         try:
             file.append(lines.encode("ascii"), durable=True)
@@ -118,10 +122,10 @@ class OutcomeFile:
         found[id] = found.get(id, Outcome()).with_word(word)
 
 
-def _line(id: str, word: Word, by: str | None) -> str:
-    require_one_of("outcome", word, WORDS)
+def _line(said: Said) -> str:
+    require_one_of("outcome", said.word, WORDS)
     time = datetime.now(UTC).isoformat()
-    return json.dumps({"id": id, "outcome": word, "time": time, "by": by}) + "\n"
+    return json.dumps({"id": said.id, "outcome": said.word, "time": time, "by": said.by}) + "\n"
 
 
 def _said(place: str, values: Mapping[str, object]) -> tuple[str, Word]:

@@ -112,7 +112,9 @@ class Tally:
         unmeasured: how many of them had no verdict to rely on, as recorded.
         judges: how many by the fingerprint of the judge that measured them.
         sufficient, insufficient: the moves of those with such an outcome.
-        wrong, helpful: the moves of those whose answer was called so.
+        wrong, helpful: the moves of those whose answer was written, and called so. In shadow an
+            answer is written whatever the route.
+        deployments: how many by deployment.
     """
 
     moves: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
@@ -122,6 +124,7 @@ class Tally:
     insufficient: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     wrong: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     helpful: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    deployments: Counter[str | None] = field(default_factory=Counter[str | None])
 
     def add(self, replayed: Replayed, outcome: Outcome | None = None) -> None:
         """Counts one query, with what was later said of it."""
@@ -129,6 +132,7 @@ class Tally:
         self.moves[move] += 1
         record = replayed.record
         self.unmeasured += Reason(record.reason).unmeasured
+        self.deployments[record.deployment] += 1
         if record.verdict is not None:
             self.judges[record.verdict.fingerprint] += 1
         if outcome is None:
@@ -166,12 +170,20 @@ class Tally:
         return Rate(before, total), Rate(after, total)
 
     def wrong_answers(self) -> tuple[Rate, Rate]:
-        """P(wrong | answered) before and after, over answered queries with such outcomes.
+        """P(wrong | answered) before and after, over answers that somebody judged.
 
-        Nobody knows of an answer that was never written whether it would have been wrong: after, it
-        is about those whose answer was seen.
+        Of an answer that was never written nobody knows whether it would have been wrong.
         """
         return self._of_answered(self.wrong, self.helpful)
+
+    def helpful_lost(self) -> tuple[Rate, Rate]:
+        """P(not answered | helpful) before and after, over answers that were called helpful.
+
+        In shadow these were written all the same: users whom the gate would have turned away.
+        """
+        total = self.helpful.total()
+        kept = [self._count(self.helpful, "answer", place) for place in (0, 1)]
+        return Rate(total - kept[0], total), Rate(total - kept[1], total)
 
     def _of_answered(
         self, bad: Counter[tuple[str, str]], good: Counter[tuple[str, str]]
@@ -193,12 +205,14 @@ class Tally:
             "leak": self.leak(),
             "false_refusal": self.false_refusal(),
             "wrong_answers": self.wrong_answers(),
+            "helpful_lost": self.helpful_lost(),
         }
         return {
             "n": self.n,
             "changed": self.changed,
             "unmeasured": self.unmeasured,
             "judges": dict(self.judges),
+            "deployments": {name or "none": n for name, n in self.deployments.items()},
             "routes": {
                 route: dict(
                     zip(("before", "after", "change"), _dicts(self.share(route)), strict=True)

@@ -4,7 +4,6 @@ import fcntl
 import json
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -30,7 +29,7 @@ from guard.audit_file import Audit, Record, texts_folder
 from guard.errors import ConfigError
 from guard.judges import Chain, Link
 from guard.line_file import rotated
-from guard.outcomes import Outcome, OutcomeFile
+from guard.outcomes import Outcome, OutcomeFile, Said
 from guard.testing import Scripted, ScriptedJudge
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -379,7 +378,7 @@ def test_outcomes(path: Path) -> None:
     keep(path, decisions)
     audit = Audit(path)
     assert audit.outcomes() == {}
-    OutcomeFile(path).add([(decisions[0].id, "wrong"), (decisions[0].id, "sufficient")])
+    OutcomeFile(path).add([Said(decisions[0].id, "wrong"), Said(decisions[0].id, "sufficient")])
     assert audit.outcomes() == {decisions[0].id: Outcome(sufficient=True, helpful=False)}
     with open(OutcomeFile(path).path, "a") as file:
         file.write('{"id": "')
@@ -410,10 +409,10 @@ def test_texts_that_are_none(path: Path) -> None:
         Audit(path).texts(["a"])
 
 
-@pytest.mark.slow
-def test_a_hundred_thousand_records_are_read_in_seconds(path: Path) -> None:
-    line = json.dumps({**fields(), "id": "f" * 32}) + "\n"
-    path.write_text(line * 100_000)
-    started = time.perf_counter()
-    assert sum(1 for _ in Audit(path).records()) == 100_000
-    assert time.perf_counter() - started < 8
+def test_a_part_of_an_audit_is_not_taken_for_all_of_it(path: Path) -> None:
+    """Its outcomes and texts stand under the whole one's name."""
+    keep(path, at(0))
+    part = path.with_name(f"{path.stem}.20261121T131500123456Z{path.suffix}")
+    shutil.copy(path, part)
+    with pytest.raises(ConfigError, match="is a part of 'audit.jsonl'"):
+        Audit(part)

@@ -1,5 +1,6 @@
 """``rag-guard outcome``: what is noted, and what is refused before anything is."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -78,10 +79,23 @@ def test_one(path: Path, ids: list[str], run: RunOutcome) -> None:
 
 def test_json(path: Path, ids: list[str], run: RunOutcome) -> None:
     assert json.loads(run(ids[3][:12], "wrong", "--json", "--by", "anna")) == {
-        "noted": [{"id": ids[3], "outcome": "wrong"}],
-        "by": "anna",
+        "noted": [{"id": ids[3], "outcome": "wrong", "by": "anna"}],
         "file": str(path.with_name("audit.outcomes.jsonl")),
     }
+
+
+def test_who_says_it_may_stand_in_the_file(
+    path: Path, ids: list[str], run: RunOutcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the file may be standard input."""
+    lines = [{"id": ids[0], "outcome": "wrong", "by": "anna"}, {"id": ids[1], "outcome": "wrong"}]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    run("--from", "-", "--by", "ben")
+    kept = path.with_name("audit.outcomes.jsonl").read_text().splitlines()
+    assert [json.loads(line)["by"] for line in kept] == ["anna", "ben"]
+    with pytest.raises(ConfigError, match="`by` is no name"):
+        run("--from", listed(path, {**lines[0], "by": 3}))
 
 
 def test_a_file(path: Path, ids: list[str], run: RunOutcome) -> None:

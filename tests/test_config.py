@@ -132,6 +132,22 @@ def test_an_audit_keeps_decisions_unless_it_is_left_out(file: Path, tmp_path: Pa
     assert Audit(path).texts([record.id]) == {record.id: ("Why?", ("Because.",))}
 
 
+def test_an_audit_stands_beside_the_file_that_names_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Wherever the process was started, as a profile."""
+    file.write_text("[deployment.d]\njudge = 'scripted:0.6'\naudit = { path = 'a.jsonl' }\n")
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    load_gate(file, environ={}).check("Why?", ["Because."])
+    assert len(list(Audit(file.with_name("a.jsonl")).records())) == 1
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_what_switches_it_off_may_be_written_in_capitals(file: Path) -> None:
+    assert load(file, FULL, RAG_GUARD_MODE=" Enforce ").mode == "enforce"
+    assert load(file, FULL, RAG_GUARD_ON_UNMEASURED="Refuse").on_unmeasured == "refuse"
+
+
 def test_no_key_is_needed_where_nothing_is_asked(file: Path) -> None:
     file.write_text("[deployment.d]\njudge = 'openai:m'\nanswer_at = 0.6\n")
     with pytest.raises(ConfigError, match="No key"):
@@ -360,11 +376,11 @@ WRONG = [
     ("canary = 2", "canary", "is 2", "0.1"),
     ("canary = true", "canary", "is true", "0.1"),
     (f'audit = "{CANARY}"', "audit", "is a text", "path"),
-    ("audit = {}", "audit.path", "is missing", "audit.jsonl"),
-    ('audit = { path = "" }', "audit.path", "is a text", "audit.jsonl"),
-    ('audit = { path = "a", texts = 1 }', "audit.texts", "is 1", "audit.jsonl"),
-    ('audit = { path = "a", text_days = 0 }', "audit.text_days", "is 0", "audit.jsonl"),
-    ('audit = { path = "a", max_bytes = 9 }', "audit.max_bytes", "is 9", "audit.jsonl"),
+    ("audit = {}", "audit.path", "is missing", "the name of a file"),
+    ('audit = { path = "" }', "audit.path", "is a text", "the name of a file"),
+    ('audit = { path = "a", texts = 1 }', "audit.texts", "is 1", "true or false"),
+    ('audit = { path = "a", text_days = 0 }', "audit.text_days", "is 0", "days from 1"),
+    ('audit = { path = "a", max_bytes = 9 }', "audit.max_bytes", "is 9", "bytes from 10000"),
     ('audit = { path = "a", text = true }', "audit.text", "unknown key", "`texts`"),
     (
         'judge = "scripted:1"\naudit = { path = "none/of/these/a.jsonl" }',

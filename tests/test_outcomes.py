@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from guard.errors import ConfigError
-from guard.outcomes import WORDS, Outcome, OutcomeFile, Word
+from guard.outcomes import WORDS, Outcome, OutcomeFile, Said, Word
 
 ID, OTHER = "a" * 32, "b" * 32
 
@@ -37,9 +37,9 @@ def file(tmp_path: Path) -> OutcomeFile:
 )
 def test_words(file: OutcomeFile, words: tuple[Word, ...], outcome: Outcome) -> None:
     """The same whether said at once or one after the other."""
-    file.add([(ID, word) for word in words])
+    file.add([Said(ID, word) for word in words])
     for word in words:
-        file.add([(OTHER, word)])
+        file.add([Said(OTHER, word)])
     assert file.read() == ({ID: outcome, OTHER: outcome} if words else {})
 
 
@@ -49,7 +49,7 @@ def test_none_yet(file: OutcomeFile) -> None:
 
 
 def test_a_line(file: OutcomeFile) -> None:
-    file.add([(ID, "wrong")], by="Ann\ud800a\n")
+    file.add([Said(ID, "wrong", "Ann\ud800a\n")])
     (line,) = [json.loads(each) for each in file.path.read_text("ascii").splitlines()]
     assert line.pop("time").endswith("+00:00")
     assert line == {"id": ID, "outcome": "wrong", "by": "Ann\ud800a\n"}
@@ -65,7 +65,7 @@ def test_its_place_is_next_to_the_audit_itself(tmp_path: Path) -> None:
 def test_private(file: OutcomeFile) -> None:
     umask = os.umask(0)
     try:
-        file.add([(ID, "wrong")])
+        file.add([Said(ID, "wrong")])
     finally:
         os.umask(umask)
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
@@ -75,16 +75,16 @@ def test_a_word_that_is_none(file: OutcomeFile) -> None:
     """Nothing is written then."""
     bad: Any = "bad"
     with pytest.raises(ConfigError, match="outcome.*'bad'.*wrong"):
-        file.add([(ID, "wrong"), (ID, bad)])
+        file.add([Said(ID, "wrong"), Said(ID, bad)])
     assert file.read() == {}
 
 
 @pytest.mark.parametrize("half", [b"{", b'{"id": "aa', b'{"id": "aa\n', b'{"id"'])
 def test_half_a_line(file: OutcomeFile, half: bytes) -> None:
-    file.add([(ID, "wrong")])
+    file.add([Said(ID, "wrong")])
     with open(file.path, "ab") as other:
         other.write(half)
-    file.add([(OTHER, "wrong")])
+    file.add([Said(OTHER, "wrong")])
     assert file.read().keys() == {ID, OTHER}
     assert file.broken == 1
     file.read()
@@ -100,14 +100,14 @@ def test_a_file_of_something_else(file: OutcomeFile, line: str) -> None:
     with pytest.raises(ConfigError, match="line 1: not an outcome of rag-guard"):
         file.read()
     with pytest.raises(ConfigError, match="line 1: not an outcome of rag-guard"):
-        file.add([(ID, "wrong")])
+        file.add([Said(ID, "wrong")])
     assert file.path.read_text() == f"{line}\n"
 
 
 @pytest.mark.parametrize("word", WORDS)
 def test_a_full_disk(file: OutcomeFile, word: Word) -> None:
     """All or none: what fitted is taken back."""
-    said = (ID, word)
+    said = Said(ID, word)
     file.add([said])
     before = file.path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -129,8 +129,8 @@ def test_a_folder_in_its_place(file: OutcomeFile) -> None:
 @pytest.mark.slow
 def test_processes(file: OutcomeFile) -> None:
     code = (
-        "import sys; from guard.outcomes import OutcomeFile; file = OutcomeFile(sys.argv[1])\n"
-        "for n in range(25): file.add([(f'{sys.argv[2]}-{n}', 'wrong')] * 3)"
+        "import sys; from guard.outcomes import OutcomeFile, Said; file = OutcomeFile(sys.argv[1])\n"
+        "for n in range(25): file.add([Said(f'{sys.argv[2]}-{n}', 'wrong')] * 3)"
     )
     audit = file.path.with_name("audit.jsonl")
     command = [sys.executable, "-c", code, str(audit)]

@@ -193,6 +193,10 @@ def test_the_counts_are_those_of_the_rows() -> None:
         assert (leak.events, leak.n) == (said.count(False), len(said))
         called = [row[2].helpful for row in answered if row[2].helpful is not None]
         assert (wrong.events, wrong.n) == (called.count(False), len(called))
+        helped = [row for row in rows if row[2].helpful]
+        withheld = tally.helpful_lost()[place]
+        assert withheld.n == len(helped) > 0
+        assert withheld.events == sum(row[place] != "answer" for row in helped)
         good = [row for row in rows if row[2].sufficient]
         assert (lost.events, lost.n) == (sum(row[place] == "refuse" for row in good), len(good))
     before, after, change = tally.share("refuse")

@@ -1,6 +1,7 @@
 """``rag-guard outcome``: what people later said of a decision, noted next to the audit."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -13,7 +14,7 @@ from guard.errors import ConfigError
 
 if TYPE_CHECKING:
     from guard.audit_file import Audit
-    from guard.outcomes import Word
+    from guard.outcomes import Said, Word
 
 _WORDS = "sufficient|insufficient|helpful|wrong"
 
@@ -32,7 +33,9 @@ def outcome(
     source: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="FILE", help='JSON lines instead: {"id": "…", "outcome": "helpful"}.'
+            "--from",
+            metavar="FILE",
+            help='JSON lines instead, - for standard input: {"id": "…", "outcome": "helpful"}.',
         ),
     ] = None,
     by: Annotated[str | None, typer.Option(metavar="NAME", help="Who says it.")] = None,
@@ -58,23 +61,23 @@ def outcome(
         raise ConfigError("--audit is missing.", hint="Name the audit: --audit audit.jsonl.")
     records = Audit(audit)
     said = _named(records, id, word) if source is None else _listed(records, source, id)
+    said = [one._replace(by=one.by or by) for one in said]
     file = OutcomeFile(records.path)
-    file.add(said, by=by)
+    file.add(said)
     if as_json:
-        noted = [{"id": id, "outcome": word} for id, word in said]
-        typer.echo(json.dumps({"noted": noted, "by": by, "file": str(file.path)}))
+        noted = [{"id": one.id, "outcome": one.word, "by": one.by} for one in said]
+        typer.echo(json.dumps({"noted": noted, "file": str(file.path)}))
         return
     typer.echo(one_line(f"{_told(said)}, in {file.path}."))
 
 
-def _told(said: "Sequence[tuple[str, Word]]") -> str:
+def _told(said: "Sequence[Said]") -> str:
     if len(said) == 1:
-        ((id, word),) = said
-        return f"{id} is noted as {word}"
-    return f"{len(said)} outcomes of {len({id for id, _ in said})} decisions are noted"
+        return f"{said[0].id} is noted as {said[0].word}"
+    return f"{len(said)} outcomes of {len({one.id for one in said})} decisions are noted"
 
 
-def _named(audit: "Audit", id: str | None, word: str | None) -> "list[tuple[str, Word]]":
+def _named(audit: "Audit", id: str | None, word: str | None) -> "list[Said]":
     """The one outcome of the command line."""
     if id is None or word is None:
         raise ConfigError(
@@ -84,7 +87,9 @@ def _named(audit: "Audit", id: str | None, word: str | None) -> "list[tuple[str,
     known = _known(word)
     if known is None:
         raise ConfigError(f"{word!r:.40} is no outcome.", hint=f"Say one of {_WORDS}.")
-    return [(audit.find(id).id, known)]
+    from guard.outcomes import Said
+
+    return [Said(audit.find(id).id, known)]
 
 
 def _known(word: object) -> "Word | None":
@@ -98,27 +103,26 @@ def _known(word: object) -> "Word | None":
 
 class _Line(NamedTuple):
     place: str
-    id: str
-    word: "Word"
+    said: "Said"
 
 
-def _listed(audit: "Audit", source: str, id: str | None) -> "list[tuple[str, Word]]":
+def _listed(audit: "Audit", source: str, id: str | None) -> "list[Said]":
     """The outcomes of a file, once every line is known to be sound and of a decision."""
     if id is not None:
         raise ConfigError("Both an id and --from were given.", hint="Give one of them.")
     lines = [_line(f"{source}, line {n}", line) for n, line in _read(source) if line.strip()]
     if not lines:
         raise ConfigError(f"{source} holds no outcome.", hint=_LINE_HINT)
-    wanted = {line.id for line in lines}
+    wanted = {line.said.id for line in lines}
     known = {record.id for record in audit.records() if record.id in wanted}
-    unknown = [line for line in lines if line.id not in known]
+    unknown = [line for line in lines if line.said.id not in known]
     if unknown:
         more = f" {len(unknown)} lines are like it." if len(unknown) > 1 else ""
         raise ConfigError(
-            f"{unknown[0].place}: {unknown[0].id!r:.50} is no decision in {str(audit.path)!r}.",
+            f"{unknown[0].place}: {unknown[0].said.id!r:.50} is no decision in {str(audit.path)!r}.",
             hint=f"Nothing was noted.{more} Give whole ids, and the audit that holds them.",
         )
-    return [(line.id, line.word) for line in lines]
+    return [line.said for line in lines]
 
 
 _LINE_HINT = f'Write {{"id": "…", "outcome": "{_WORDS}"}} on each line. Nothing was noted.'
@@ -126,20 +130,25 @@ _LINE_HINT = f'Write {{"id": "…", "outcome": "{_WORDS}"}} on each line. Nothin
 
 def _read(source: str) -> list[tuple[int, bytes]]:
     try:
-        return list(enumerate(Path(source).read_bytes().split(b"\n"), start=1))
+        content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        return list(enumerate(content.split(b"\n"), start=1))
     except OSError as error:
         problem = f"{source} cannot be read: {error.strerror}."
         raise ConfigError(problem, hint="Name a file of JSON lines.") from error
 
 
 def _line(place: str, line: bytes) -> _Line:
+    from guard.outcomes import Said
+
     try:
         values = as_map(json.loads(line))
     except (ValueError, RecursionError):
         raise ConfigError(f"{place}: not valid JSON.", hint=_LINE_HINT) from None
-    id, said = values.get("id"), values.get("outcome")
+    id, said, by = (values.get(key) for key in ("id", "outcome", "by"))
     if not isinstance(id, str) or not isinstance(said, str):
         raise ConfigError(f"{place}: `id` or `outcome` is missing.", hint=_LINE_HINT)
     if (word := _known(said)) is None:
         raise ConfigError(f"{place}: {said!r:.40} is no outcome.", hint=_LINE_HINT)
-    return _Line(place, id, word)
+    if not isinstance(by, str | None):
+        raise ConfigError(f"{place}: `by` is no name.", hint=_LINE_HINT)
+    return _Line(place, Said(id, word, by))

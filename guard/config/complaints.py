@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from guard._json import as_map
@@ -33,7 +33,7 @@ def wrong(error: ValidationError, values: Mapping[str, object], where: Where) ->
         told = meant.get("ctx", {})
         return ConfigError(f"{where(path)} {told['message']}", hint=told["hint"])
     problem = "is missing" if meant["type"] == "missing" else shown(raw)
-    return ConfigError(f"{where(path)} {problem}.", hint=_remedy(path[0]))
+    return ConfigError(f"{where(path)} {problem}.", hint=_remedy(*path[:2]))
 
 
 def unusable(place: str, kinds: Sequence[str], judge: str) -> ConfigError:
@@ -108,5 +108,11 @@ def _keys_of(path: Sequence[str]) -> Iterable[str]:
     return known[path[0]] if path else Table.model_fields
 
 
-def _remedy(key: str) -> str:
-    return f"It must be {Table.model_fields[key].description}."
+def _remedy(key: str, part: str = "") -> str:
+    """What the key must be, or its part, where that has words of its own."""
+    field = _TABLES[key].model_fields.get(part) if key in _TABLES else None
+    words = field.description if field else None
+    return f"It must be {words or Table.model_fields[key].description}."
+
+
+_TABLES: Mapping[str, type[BaseModel]] = {"audit": AuditKeys}

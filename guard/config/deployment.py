@@ -102,10 +102,17 @@ class PriceKeys(_Part):
 class AuditKeys(_Part):
     """Where decisions are kept; see `guard.audit.AuditLog`."""
 
-    path: str = Field(pattern=r"\S")
-    texts: bool = False
-    text_days: int = Field(default=30, ge=1, le=36_500)
-    max_bytes: int = Field(default=100_000_000, ge=10_000, le=10**12)
+    path: str = Field(pattern=r"\S", description='the name of a file, e.g. "audit.jsonl"')
+    texts: bool = Field(default=False, description="true or false")
+    text_days: int = Field(
+        default=30, ge=1, le=36_500, description="a whole number of days from 1 on, e.g. 30"
+    )
+    max_bytes: int = Field(
+        default=100_000_000,
+        ge=10_000,
+        le=10**12,
+        description="a whole number of bytes from 10000 on, e.g. 100000000",
+    )
 
 
 class Table(_Part):

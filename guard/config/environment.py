@@ -12,10 +12,10 @@ CHOOSER = "RAG_GUARD_DEPLOYMENT"
 _PARSERS: Mapping[str, Callable[[str], object]] = {
     "judge": str,
     "base_url": str,
-    "on_unmeasured": str,
-    "on_stale": str,
+    "on_unmeasured": str.lower,
+    "on_stale": str.lower,
     "profile": str,
-    "mode": str,
+    "mode": str.lower,
     "canary": float,
     "answer_at": float,
     "refuse_below": float,

@@ -34,7 +34,7 @@ class Layer:
     def of(cls, values: Mapping[str, object], where: Where, folder: Path = Path()) -> Self:
         """Checks the values; a `ConfigError` says ``where`` one does not fit.
 
-        ``folder``: what a profile's path is relative to.
+        ``folder``: what the paths of profiles and audits are relative to.
         """
         try:
             return cls(Table.model_validate(values), where, folder)
@@ -58,6 +58,7 @@ class Settled:
         own: those set for its judge: where that is named, or in a layer on top of that.
         file: the file's path, or ``None``.
         profile: the path of its profile, or ``None``.
+        audit: the path of its audit, or ``None``.
     """
 
     name: str
@@ -66,12 +67,14 @@ class Settled:
     own: Set[str]
     file: str | None
     profile: Path | None = None
+    audit: Path | None = None
 
 
 def settle(name: str, file: str | None, layers: Iterable[Layer]) -> Settled:
     """Lays the layers over each other, the last on top, and checks what only the whole shows."""
     values, origins, own = dict[str, object](), dict[str, str](), set[str]()
     profile: Path | None = None
+    audit: Path | None = None
     for layer in layers:
         found = layer.values()
         own = {*found} if "judge" in found else own | {*found}
@@ -80,13 +83,16 @@ def settle(name: str, file: str | None, layers: Iterable[Layer]) -> Settled:
             own.discard(key)
         if layer.table.profile is not None:
             profile = layer.folder / layer.table.profile
+        if layer.table.audit is not None and "path" in layer.table.audit.model_fields_set:
+            audit = layer.folder / layer.table.audit.path
         for key, value in found.items():
             values[key] = _merged(values.get(key), value)
             origins[key] = layer.where([key])
     _leave_unsuited(values, origins, own)
     profile = profile if "profile" in values else None
     try:
-        return Settled(name, Deployment.model_validate(values), origins, own, file, profile)
+        deployment = Deployment.model_validate(values)
+        return Settled(name, deployment, origins, own, file, profile, audit)
     except ValidationError as error:
         # Each layer was checked when it was made, so only a contradiction between keys is left.
         raise contradicted(error, origins) from None
