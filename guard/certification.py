@@ -458,6 +458,12 @@ def _why_leak(search: _Search, first: int, *, piloted: bool) -> tuple[str, int |
     passing = _tails(events, rows, search.max_leak) <= search.level
     if not passing[search.answers_some].any():
         return _lacking(search, _LEAK, "answered", seen[search.answers_some], search.max_leak)
+    if not rows[first]:
+        return (
+            f"The {_LEAK} cannot be bounded by {search.max_leak:g}: the scores promise it nowhere, "
+            f"and no row reaches {GRID[first]:.3f}, where the search began.",
+            None,
+        )
     # It would pass elsewhere; but to have looked at several places is to have looked for luck.
     reason, needed = _lacking(search, _LEAK, "answered", seen[[first]], search.max_leak)
     began = (

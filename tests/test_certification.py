@@ -538,6 +538,14 @@ def test_scores_that_are_not_calibrated_are_named_as_the_reason() -> None:
     assert isinstance(certify(scores, labels, **options), Certified)
 
 
+def test_scores_that_promise_it_nowhere_are_told() -> None:
+    """The rows would pass somewhere, but no score said so, and none reaches the middle."""
+    scores, labels = just(0.4) * 200 + just(0.01) * 100, [True] * 200 + [False] * 100
+    found = certify(scores, labels, max_leak=0.05, max_false_refusal=0.2)
+    assert isinstance(found, NotCertifiable)
+    assert "promise it nowhere" in found.reason and found.needed_n is None
+
+
 def test_the_search_begins_where_the_pilot_did_not_leak() -> None:
     """At a place where the rows themselves would not have begun, or the other way round."""
     scores = just(0.99) * 100 + just(0.9) * 100 + just(0.01) * 100
