@@ -6,10 +6,12 @@
 No row serves both, or the promise would be made on rows that the calibrator has seen.
 """
 
+import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from guard._require import require_number, require_one_of
 from guard.calibration import KINDS
 from guard.certificate import Certified, NotCertifiable
 from guard.certification import Score, certify, require_rate
+from guard.dataset import Row
 from guard.decision import Reason
 from guard.errors import UNMEASURED_KINDS, ConfigError, UnmeasuredKind
 from guard.fitting import LEAST_ROWS, Fitted, fit
@@ -162,6 +165,32 @@ def require_labels(sufficient: Collection[bool]) -> None:
         )
 
 
+def require_parts(
+    rows: Sequence[Row], certifiable: Collection[str] | None, fit_share: float, seed: int
+) -> None:
+    """Raises the `ConfigError` that `calibrate` would for rows as the lot divides them.
+
+    However well they are measured: too few of them, or of one label alone, are for the calibrator,
+    or none of their languages has enough rows to certify on.
+    """
+    fitting, certifying = _parts(rows, certifiable, fit_share, seed)
+    if len(fitting) < LEAST_ROWS:
+        raise ConfigError(
+            f"{len(rows)} rows in {len({row.group for row in rows})} groups leave {len(fitting)} "
+            f"for the calibrator (--fit-share {fit_share:g}); {LEAST_ROWS} are the least.",
+            hint=f"Label at least {math.ceil(LEAST_ROWS / fit_share)} rows, each of a group of its "
+            "own: rag-guard label. A bound of 5 % takes 450 to 700.",
+        )
+    if len({row.sufficient for row in fitting}) < 2:
+        raise ConfigError(
+            f"All {len(fitting)} rows that the lot gives to the calibrator have one label.",
+            hint="Label more rows of both kinds: what tells them apart is what is calibrated.",
+        )
+    langs = [(row.query.lang or "").strip() for row in certifying]
+    if all(langs):
+        _require_language(Counter(langs))
+
+
 def _one_judge(judgements: Sequence[Judgement]) -> str:
     if unlabelled := [each.id for each in judgements if each.sufficient is None]:
         why = f"{len(unlabelled)} rows are not labelled, e.g. {unlabelled[0]!r:.60}."
@@ -180,14 +209,23 @@ def _one_judge(judgements: Sequence[Judgement]) -> str:
     )
 
 
+class _Drawn(Protocol):
+    """What is drawn by lot: a row, or its judgement."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+
+
+Drawn = TypeVar("Drawn", bound=_Drawn)
+
+
 def _parts(
-    judgements: Sequence[Judgement],
-    certifiable: Collection[str] | None,
-    fit_share: float,
-    seed: int,
-) -> tuple[list[Judgement], list[Judgement]]:
+    rows: Sequence[Drawn], certifiable: Collection[str] | None, fit_share: float, seed: int
+) -> tuple[list[Drawn], list[Drawn]]:
     """Those to fit and those to certify on; no group is in both."""
-    random = [each for each in judgements if certifiable is None or each.id in certifiable]
+    random = [each for each in rows if certifiable is None or each.id in certifiable]
     groups = sorted({each.group for each in random})
     if len(groups) < 2:
         why = f"There are {len(groups)} groups of rows to certify on."
@@ -196,7 +234,7 @@ def _parts(
     count = min(len(groups) - 1, max(1, round(fit_share * len(groups))))
     for_fit: set[str] = {groups[int(place)] for place in order[:count]}
     held = set(groups) - for_fit
-    fitting = [each for each in judgements if each.group not in held]
+    fitting = [each for each in rows if each.group not in held]
     return fitting, [each for each in random if each.group in held]
 
 
@@ -255,6 +293,15 @@ def _languages(certifying: Sequence[Judgement], signal: str | None) -> tuple[str
             "then none is compared.",
         )
     return tuple(sorted(enough)) or (UNDETERMINED,)
+
+
+def _require_language(rows: Counter[str]) -> None:
+    if max(rows.values(), default=0) < LEAST_OF_A_LANGUAGE:
+        raise ConfigError(
+            f"No language has {LEAST_OF_A_LANGUAGE} rows to certify on: {len(rows)} have fewer.",
+            hint="Label more rows of those that you serve, or leave `lang` away from the rows: "
+            "then none is compared.",
+        )
 
 
 def _fitted(draft: Profile, rows: Sequence[Judgement], kind: str, seed: int) -> Fitted:

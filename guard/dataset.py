@@ -12,7 +12,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -112,13 +112,18 @@ _ROW_HINT = 'Write {"question": "…", "contexts": ["…"], "sufficient": true} 
 
 
 def read(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, labelled: bool = True
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    labelled: bool = True,
+    seen: Callable[[Row, Mapping[str, object]], object] | None = None,
 ) -> Dataset:
     """The rows of JSON lines files, as one data set.
 
     Args:
         paths: a file, or several.
         labelled: whether every row must have a label; else it may.
+        seen: called with each row and the whole JSON object on its line, for fields that are no
+            part of a row; each file is read once, since a pipe can be.
 
     Raises:
         ConfigError: a file that cannot be read or is not UTF-8, a line that is not a JSON object, a
@@ -129,7 +134,12 @@ def read(
     names = [os.fspath(file) for file in files]
     made = Counter[str]()
     unlabelled = list[str]()
-    rows = [row for name in names for row in _rows(name, made, unlabelled)]
+    rows = list[Row]()
+    for name in names:
+        for row, values in _rows(name, made, unlabelled):
+            rows.append(row)
+            if seen is not None:
+                seen(row, values)
     if not rows:
         raise ConfigError(f"{', '.join(names) or 'No file'}: there is no row.", hint=_ROW_HINT)
     if labelled and unlabelled:
@@ -174,14 +184,19 @@ def split(rows: Iterable[Row], share: float, *, seed: int) -> tuple[list[Row], l
 # ── Lines ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rows(name: str, made: Counter[str], unlabelled: list[str]) -> Iterator[Row]:
-    """The rows of a file; what there is to say of those without a label is added to a list."""
+def _rows(
+    name: str, made: Counter[str], unlabelled: list[str]
+) -> Iterator[tuple[Row, Mapping[str, object]]]:
+    """The rows of a file, with the objects that they are read from.
+
+    What there is to say of those without a label is added to a list.
+    """
     for place, values in _objects(name):
         row = _row(place, values, made)
         if row.sufficient is None:
             near = _near_miss(values, "sufficient")
             unlabelled.append(f"{place}: `sufficient` is missing{near}")
-        yield row
+        yield row, values
 
 
 def _objects(name: str) -> Iterator[tuple[str, Mapping[str, object]]]:

@@ -13,7 +13,7 @@ from typing import NamedTuple, ParamSpec, TypeVar, cast
 from guard._require import require_instance
 from guard.ask import aask, ask
 from guard.cache import Cache, cache_key, keepable
-from guard.decision import Decision, Reason, Route
+from guard.decision import Decision, Mode, Reason, Route
 from guard.errors import ConfigError, JudgeError, ProfileMismatch, StaleProfile, Tried
 from guard.flow import arun, run
 from guard.judge import Judge, Profiled
@@ -34,10 +34,12 @@ logger = logging.getLogger("guard")
 
 
 class _Asked(NamedTuple):
-    """A query, and the judges of a chain that gave no verdict in the rounds that failed."""
+    """A query, the judges of a chain that gave no verdict in the rounds that failed, and the mode
+    that the caller set."""
 
     query: Query
     left: list[Tried]
+    mode: Mode | None
 
 
 class _Measured(NamedTuple):
@@ -161,6 +163,7 @@ class Gate:
         *,
         history: Sequence[tuple[str, str]] = (),
         lang: str | None = None,
+        mode: Mode | None = None,
     ) -> Decision:
         """Judges one query and decides its route.
 
@@ -169,6 +172,9 @@ class Gate:
             contexts: the retrieved passages, as the answering model will see them.
             history: earlier ``(role, text)`` turns, oldest first.
             lang: the question's language (BCP 47), which chooses the message.
+            mode: whether this decision is enforced, where one turn of a user is judged more than
+                once and a canary must not change sides between; ``None`` = as the policy says. See
+                `Policy.mode_of`.
 
         Raises:
             ConfigError: the question is blank, or something is not text.
@@ -176,9 +182,8 @@ class Gate:
                 and the policy says ``raise``.
         """
         query = Query.of(question, contexts, history=history, lang=lang)
-        decision, error = _outcome(partial(run, self._trip(query), self._measure))
-        for observer in self.observers:
-            _tell(observer, decision)
+        decision, error = _outcome(partial(run, self._trip(query, mode), self._measure))
+        self.tell(decision)
         if error is not None:
             raise error
         return decision
@@ -190,23 +195,41 @@ class Gate:
         *,
         history: Sequence[tuple[str, str]] = (),
         lang: str | None = None,
+        mode: Mode | None = None,
     ) -> Decision:
         """As `check`. Cancelling it cancels the judge's request, and is never a decision."""
         query = Query.of(question, contexts, history=history, lang=lang)
-        decision, error = await _aoutcome(arun(self._trip(query), self._ameasure))
-        for observer in self.observers:
-            await _through(observer, partial(_tell, observer), decision)
+        decision, error = await _aoutcome(arun(self._trip(query, mode), self._ameasure))
+        await self.atell(decision)
         if error is not None:
             raise error
         return decision
 
-    def _trip(self, query: Query) -> _Trip:
+    def tell(self, decision: Decision) -> None:
+        """Tells the observers of a decision that they have not heard of.
+
+        For callers that decide on an `unobserved` gate, because one turn of a user takes several
+        decisions: they tell of the one that the user was shown.
+        """
+        for observer in self.observers:
+            _tell(observer, decision)
+
+    async def atell(self, decision: Decision) -> None:
+        """As `tell`; an observer that blocks is off the event loop."""
+        for observer in self.observers:
+            await _through(observer, partial(_tell, observer), decision)
+
+    def route(self, verdict: Verdict, lang: str | None) -> Routed:
+        """Where a query with this verdict goes; nobody is asked, and nobody told."""
+        return route_verdict(self.policy, self.profile_of(verdict), verdict, lang, self._mismatch)
+
+    def _trip(self, query: Query, mode: Mode | None) -> _Trip:
         started = time.perf_counter()
         if query.is_empty:
             detail = "Nothing was retrieved; the judge was not asked."
             routed = route_unmeasured(self.policy, Reason.NO_CONTEXTS)
-            return self._decision(query, started, routed, detail)
-        asked = _Asked(query, [])
+            return self._decision(_Asked(query, [], mode), started, routed, detail)
+        asked = _Asked(query, [], mode)
         try:
             measured = yield asked
         except JudgeError as error:
@@ -216,13 +239,13 @@ class Gate:
     def _measured(self, asked: _Asked, started: float, measured: _Measured) -> Decision:
         verdict, lang = measured.verdict, asked.query.lang
         profile = self.profile_of(verdict)
-        routed = route_verdict(self.policy, profile, verdict, lang, self._mismatch)
+        routed = self.route(verdict, lang)
         probability = routed.probability or Probability.of(verdict)
         tried = (*asked.left, *verdict.tried)
         facts = _Facts(verdict, probability, profile, tried, measured.cached)
         if routed.stale is not None:
             return self._stale(asked, started, routed, facts)
-        return self._decision(asked.query, started, routed, _told(facts, routed), facts)
+        return self._decision(asked, started, routed, _told(facts, routed), facts)
 
     def profile_of(self, verdict: Verdict) -> Profile | None:
         """The profile that a verdict is routed by: a chain's judges have one each."""
@@ -231,7 +254,7 @@ class Gate:
     def _stale(self, asked: _Asked, started: float, routed: Routed, facts: _Facts) -> Decision:
         why = f"The profile is stale: {routed.stale}."
         detail = f"{why} {_shown(facts.probability)}, uncalibrated; no threshold was applied."
-        decision = self._decision(asked.query, started, routed, detail, facts)
+        decision = self._decision(asked, started, routed, detail, facts)
         logger.warning("query %s: %s", decision.id, why)
         if routed.route is None and decision.enforced:
             error = StaleProfile(why, hint="Make one for what is judged now, or set on_stale.")
@@ -248,7 +271,7 @@ class Gate:
         if error.kind == "timeout":
             parts.insert(1, f"The deadline is {self.policy.deadline:g} s.")
         detail = " ".join(part for part in parts if part)
-        decision = self._decision(asked.query, started, routed, detail, tried=tuple(asked.left))
+        decision = self._decision(asked, started, routed, detail, tried=tuple(asked.left))
         logger.warning("query %s not measured, %s: %s", decision.id, error.kind, detail)
         if routed.route is None and decision.enforced:
             error.decision = decision
@@ -257,7 +280,7 @@ class Gate:
 
     def _decision(
         self,
-        query: Query,
+        asked: _Asked,
         started: float,
         routed: Routed,
         detail: str,
@@ -265,7 +288,7 @@ class Gate:
         tried: tuple[Tried, ...] = (),
     ) -> Decision:
         verdict = None if facts is None else facts.verdict
-        route, reason = routed.route, routed.reason
+        query, route, reason = asked.query, routed.route, routed.reason
         decision = Decision(
             id=uuid.uuid4().hex,
             time=datetime.now(UTC),
@@ -279,7 +302,7 @@ class Gate:
             verdict=verdict,
             calibrated=routed.calibrated,
             thresholds=routed.thresholds,
-            mode=self.policy.mode_of(query.question_hash),
+            mode=asked.mode or self.policy.mode_of(query.question_hash),
             deployment=self.deployment,
             model=self._model_of(verdict),
             fingerprint=self.judge.fingerprint if verdict is None else verdict.fingerprint,

@@ -193,8 +193,8 @@ class _Fields:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _wrong(f"`{self.above}{name}`", "is not a number")
         # NaN is in no range, since every comparison with it is false.
-        if not 0 <= value < math.inf:
-            raise _wrong(f"`{self.above}{name}`", "is not a number from 0 on")
+        if not 0 <= value <= _MOST:
+            raise _wrong(f"`{self.above}{name}`", f"is not a number from 0 to {_MOST:,}")
         return value
 
     def whole(self, name: str) -> int:
@@ -202,8 +202,8 @@ class _Fields:
 
     def whole_or_none(self, name: str) -> int | None:
         value = self.number_or_none(name)
-        if value is not None and (not isinstance(value, int) or value > _MOST):
-            raise _wrong(f"`{self.above}{name}`", f"is not a whole number up to {_MOST}")
+        if value is not None and not isinstance(value, int):
+            raise _wrong(f"`{self.above}{name}`", "is not a whole number")
         return value
 
     def map(self, name: str) -> Mapping[str, object] | None:

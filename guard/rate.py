@@ -1,5 +1,6 @@
 """A rate: how often something was seen, and where the true share may lie."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -85,3 +86,47 @@ class Change:
             "gained": self.gained,
             "lost": self.lost,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """By how much a share changes where the rows that it is a share of change as well.
+
+    The 95 % interval is the normal one, from the linearised difference of two ratios over the same
+    rows (Cochran 1977, "Sampling Techniques", section 6.3), so that rows counted before and after
+    do not count as two. Where few events were seen it is too narrow.
+
+    Attributes:
+        value: the difference, in [-1, 1]; ``None`` = one of the shares is of nothing.
+        interval: its ends in [-1, 1]; ``None`` = there is no value.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None
+
+    @classmethod
+    def of(
+        cls, before: Rate, after: Rate, cells: Iterable[tuple[int, bool, Sequence[bool]]]
+    ) -> "Shift":
+        """From the two shares and all rows.
+
+        Args:
+            before, after: the shares.
+            cells: how many rows are alike; whether the event happened in them; and whether they are
+                of those that the share is of, before and after.
+        """
+        first, last = before.value, after.value
+        if first is None or last is None:
+            return cls(None, None)
+        variance = sum(
+            count
+            * (is_after * (event - last) / after.n - is_before * (event - first) / before.n) ** 2
+            for count, event, (is_before, is_after) in cells
+        )
+        value, half = last - first, _Z * variance**0.5
+        return cls(value, (max(-1.0, value - half), min(1.0, value + half)))
+
+    def to_dict(self) -> dict[str, object]:
+        """It as JSON-ready values."""
+        low, high = self.interval or (None, None)
+        return {"value": self.value, "low": low, "high": high}

@@ -1,23 +1,24 @@
 """A replay: past verdicts, routed anew by another policy; no judge is asked."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 
 from guard.audit_file import Record
 from guard.decision import Reason, Route
 from guard.outcomes import Outcome
 from guard.policy import Policy
-from guard.profile import Profile
-from guard.rate import Change, Rate
-from guard.routing import ProfileOf, Routed, route_unmeasured, route_verdict
+from guard.rate import Change, Rate, Shift
+from guard.routing import Routed, route_unmeasured, route_verdict
 from guard.thresholds import Thresholds
 from guard.verdict import Verdict
 
 UNDECIDED = "undecided"
 """In place of a route: the policy was, or would be, to raise."""
 
+_SETTLED = "clarifications_spent"
 ROUTES = (*(route.value for route in Route), UNDECIDED)
 
 
@@ -64,39 +65,44 @@ class Replayed:
         }
 
 
+Router = Callable[[Verdict, str | None], Routed]
+"""From a verdict and the question's language to a route, as `guard.Gate.route`."""
+
+
 def replay(
     records: Iterable[Record],
     policy: Policy,
-    profile_of: ProfileOf | None = None,
+    route: Router | None = None,
     *,
     as_recorded: bool = False,
 ) -> Iterator[Replayed]:
     """Routes records anew, one by one, through the very lines that route live queries.
 
-    With the policy and the profile that ran, every route, reason and probability is what the record
-    has. A verdict is what it was: what another judge, prompt or cache would have said is not known.
+    With the gate that ran, every route, reason and probability is what the record has. A verdict is
+    what it was: what another judge, prompt or cache would have said is not known. A conversation
+    that had asked back as often as it may stays settled where it would ask back again.
 
     Args:
         records: of decisions, e.g. those of a `guard.audit_file.Audit`.
         policy: thresholds, and where to send what was not measured.
-        profile_of: as `Gate.profile_of`; ``None`` = the policy's thresholds for all.
+        route: of what was measured, e.g. a gate's `route`; ``None`` = by the policy's thresholds.
         as_recorded: whether queries without a verdict keep their route, whatever the policy says.
     """
+    route = route or partial(route_verdict, policy, None)
     for record in records:
-        yield Replayed(record, _routed(record, policy, profile_of or _no_profile, as_recorded))
+        yield Replayed(record, _routed(record, policy, route, as_recorded))
 
 
-def _no_profile(verdict: Verdict) -> Profile | None:
-    return None
-
-
-def _routed(record: Record, policy: Policy, profile_of: ProfileOf, as_recorded: bool) -> Routed:
+def _routed(record: Record, policy: Policy, route: Router, as_recorded: bool) -> Routed:
     if record.verdict is not None:
-        return route_verdict(policy, profile_of(record.verdict), record.verdict, record.lang)
+        routed = route(record.verdict, record.lang)
+        if record.reason == _SETTLED and routed.route is Route.CLARIFY and record.route:
+            return replace(routed, route=Route(record.route), reason=Reason(_SETTLED))
+        return routed
     if as_recorded:
-        route = None if record.route is None else Route(record.route)
+        went = None if record.route is None else Route(record.route)
         cuts = Thresholds(record.answer_at, record.refuse_below)
-        return Routed(route, Reason(record.reason), cuts)
+        return Routed(went, Reason(record.reason), cuts)
     return route_unmeasured(policy, Reason(record.reason))
 
 
@@ -159,40 +165,49 @@ class Tally:
         change = Change(after - stayed, before - stayed, self.n)
         return Rate(before, self.n), Rate(after, self.n), change
 
-    def leak(self) -> tuple[Rate, Rate]:
+    def leak(self) -> tuple[Rate, Rate, Shift]:
         """P(insufficient | answered) before and after, over answered queries with such outcomes."""
         return self._of_answered(self.insufficient, self.sufficient)
 
-    def false_refusal(self) -> tuple[Rate, Rate]:
+    def false_refusal(self) -> tuple[Rate, Rate, Change]:
         """P(refused | sufficient) before and after, over queries with such outcomes."""
         total = self.sufficient.total()
         before, after = (self._count(self.sufficient, "refuse", place) for place in (0, 1))
-        return Rate(before, total), Rate(after, total)
+        stayed = self.sufficient["refuse", "refuse"]
+        change = Change(after - stayed, before - stayed, total)
+        return Rate(before, total), Rate(after, total), change
 
-    def wrong_answers(self) -> tuple[Rate, Rate]:
+    def wrong_answers(self) -> tuple[Rate, Rate, Shift]:
         """P(wrong | answered) before and after, over answers that somebody judged.
 
         Of an answer that was never written nobody knows whether it would have been wrong.
         """
         return self._of_answered(self.wrong, self.helpful)
 
-    def helpful_lost(self) -> tuple[Rate, Rate]:
+    def helpful_lost(self) -> tuple[Rate, Rate, Change]:
         """P(not answered | helpful) before and after, over answers that were called helpful.
 
         In shadow these were written all the same: users whom the gate would have turned away.
         """
         total = self.helpful.total()
-        kept = [self._count(self.helpful, "answer", place) for place in (0, 1)]
-        return Rate(total - kept[0], total), Rate(total - kept[1], total)
+        before, after = (self._count(self.helpful, "answer", place) for place in (0, 1))
+        stayed = self.helpful["answer", "answer"]
+        change = Change(before - stayed, after - stayed, total)
+        return Rate(total - before, total), Rate(total - after, total), change
 
     def _of_answered(
         self, bad: Counter[tuple[str, str]], good: Counter[tuple[str, str]]
-    ) -> tuple[Rate, Rate]:
+    ) -> tuple[Rate, Rate, Shift]:
         rates = list[Rate]()
         for place in (0, 1):
             events = self._count(bad, "answer", place)
             rates.append(Rate(events, events + self._count(good, "answer", place)))
-        return rates[0], rates[1]
+        cells = [
+            (count, event, tuple(route == "answer" for route in move))
+            for event, moves in ((True, bad), (False, good))
+            for move, count in moves.items()
+        ]
+        return rates[0], rates[1], Shift.of(rates[0], rates[1], cells)
 
     @staticmethod
     def _count(moves: Counter[tuple[str, str]], route: str, place: int) -> int:
@@ -201,7 +216,7 @@ class Tally:
 
     def to_dict(self) -> dict[str, object]:
         """All of it as JSON-ready values."""
-        rates = {
+        rates: dict[str, tuple[Rate, Rate, Change | Shift]] = {
             "leak": self.leak(),
             "false_refusal": self.false_refusal(),
             "wrong_answers": self.wrong_answers(),
@@ -224,11 +239,11 @@ class Tally:
                 for (before, after), count in sorted(self.moves.items())
             ],
             **{
-                name: dict(zip(("before", "after"), _dicts(pair), strict=True))
-                for name, pair in rates.items()
+                name: dict(zip(("before", "after", "change"), _dicts(found), strict=True))
+                for name, found in rates.items()
             },
         }
 
 
-def _dicts(values: Iterable[Rate | Change]) -> list[dict[str, object]]:
+def _dicts(values: Iterable[Rate | Change | Shift]) -> list[dict[str, object]]:
     return [value.to_dict() for value in values]

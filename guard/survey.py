@@ -5,6 +5,7 @@ by Ctrl-C, a crash or a full disk, goes on where it was: what is in the file is 
 but for rows that failed because of the endpoint or the key (`PASSING`).
 """
 
+import errno
 import json
 import os
 import sys
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 from guard._json import as_map, as_text
 from guard._require import require_number
@@ -76,9 +77,10 @@ def survey(
         gate: its policy matters only by its deadline; routes are not kept. A cache makes times
             short that were long.
         dataset: the rows.
-        path: a file that keeps the judgements, made private to this user. If it is there, rows in
-            it are not asked again, unless their question, contexts or history have changed; their
-            labels, groups and languages may. ``None`` = nothing is kept.
+        path: a file that keeps the judgements, made private to this user where it is theirs. If it
+            is there, rows in it are not asked again, unless their question, contexts or history
+            have changed; their labels, groups and languages may. One that can only be read serves
+            as long as no row must be asked. ``None`` = nothing is kept.
         workers: queries in flight at most.
         progress: called with ``(done, total)``, first with what the file holds, then after every
             row, from the thread that called `survey`.
@@ -99,12 +101,14 @@ def survey(
     try:
         again = UNMEASURED_KINDS if retry_unmeasured else PASSING
         asked = [row for row in dataset.rows if not kept.has(gate, row, again)]
+        if asked:
+            kept.require_writable()
         if starting is not None:
             starting(asked)
-        hope = _Hope(_known_to_fail(asked, dataset, kept))
+        hope = _Hope(_known_to_fail(gate, asked, dataset, kept))
         told = _told(progress, len(dataset.rows), len(asked))
         _ask_all(gate, asked, kept, workers, hope, told)
-        return [kept.judgements[row.id].judgement for row in dataset.rows]
+        return [kept.judgements[_mark(gate, row)] for row in dataset.rows]
     finally:
         kept.close()
 
@@ -131,12 +135,12 @@ def require_any(judgements: Sequence[Judgement]) -> None:
         raise _hopeless(judgements[0], len(judgements))
 
 
-def _known_to_fail(asked: Sequence[Row], dataset: Dataset, kept: "_Kept") -> set[str]:
+def _known_to_fail(gate: Gate, asked: Sequence[Row], dataset: Dataset, kept: "_Kept") -> set[str]:
     """Ids of rows that failed before where most others are measured: it may well lie with them."""
     ids = {row.id for row in asked}
-    lines = (kept.judgements.get(row.id) for row in dataset.rows if row.id not in ids)
-    measured = sum(line is not None and line.judgement.verdict is not None for line in lines)
-    again = ids & kept.judgements.keys()
+    others = (kept.judgements[_mark(gate, row)] for row in dataset.rows if row.id not in ids)
+    measured = sum(other.verdict is not None for other in others)
+    again = {row.id for row in asked if _mark(gate, row) in kept.judgements}
     return again if len(again) <= measured else set()
 
 
@@ -237,7 +241,7 @@ class _Hand:
         while (row := self._next()) is not None:
             try:
                 judgement = Judgement.of(row, _decide(gate, row))
-                kept.add(row, _key(gate, row), judgement)
+                kept.add(_mark(gate, row), judgement)
             except BaseException as error:
                 error.add_note(f"This was at {row.place}.")
                 self._ended.put(error)
@@ -267,35 +271,39 @@ def _decide(gate: Gate, row: Row) -> Decision:
         raise
 
 
-def _key(gate: Gate, row: Row) -> str:
-    """What the judgement depends on; it changes with the row's question, contexts and history."""
-    return cache_key(gate.judge.fingerprint, row.query)
+class _Mark(NamedTuple):
+    """What a judgement is kept by: two sets may use one id for different rows.
+
+    Attributes:
+        key: changes with the row's question, contexts and history, on which the judgement depends.
+    """
+
+    id: str
+    key: str
+
+
+def _mark(gate: Gate, row: Row) -> _Mark:
+    return _Mark(row.id, cache_key(gate.judge.fingerprint, row.query))
 
 
 # ── Keeping ──────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """A judgement, and what it depends on."""
-
-    key: str
-    judgement: Judgement
-
-
 @dataclass(slots=True)
 class _Kept:
-    """Judgements by their rows' ids, and the file that keeps them, if there is one.
+    """Judgements, and the file that keeps them, if there is one.
 
     Attributes:
         judgements: the last one of each row.
         path: the file's, for errors.
         file: its descriptor, open for appending and locked; ``None`` = no file, or closed.
+        unwritable: why the file can only be read; ``None`` = it can be written.
     """
 
-    judgements: dict[str, _Line] = field(default_factory=dict[str, _Line])
+    judgements: dict[_Mark, Judgement] = field(default_factory=dict[_Mark, Judgement])
     path: Path | None = None
     file: int | None = None
+    unwritable: OSError | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def has(self, gate: Gate, row: Row, again: Collection[str]) -> bool:
@@ -304,25 +312,41 @@ class _Kept:
         Args:
             again: reasons for which a row without a verdict is asked again.
         """
-        line = self.judgements.get(row.id)
-        if line is None or line.key != _key(gate, row):
+        mark = _mark(gate, row)
+        kept = self.judgements.get(mark)
+        if kept is None or kept.reason in again:
             return False
-        if line.judgement.reason in again:
-            return False
-        now = replace(
-            line.judgement, sufficient=row.sufficient, group=row.group, lang=row.query.lang
-        )
-        if now != line.judgement:
-            self.add(row, line.key, now)
+        now = replace(kept, sufficient=row.sufficient, group=row.group, lang=row.query.lang)
+        if now != kept:
+            self.add(mark, now)
         return True
 
-    def add(self, row: Row, key: str, judgement: Judgement) -> None:
-        """Keeps a judgement; one that comes after `close` is too late for the file."""
-        values = {**judgement.to_dict(), "key": key}
+    def require_writable(self) -> None:
+        """Raises `ConfigError` where the file can only be read."""
+        if self.unwritable is not None:
+            why = f"{str(self.path)!r} can only be read ({self.unwritable.strerror})"
+            raise ConfigError(
+                f"{why}, and not all verdicts are in it.",
+                hint="Make it writable, or name another file.",
+            )
+
+    def end_line(self) -> None:
+        """Ends the file's last line, of which a crash has left all but the end."""
+        if self.file is not None and self.unwritable is None:
+            os.write(self.file, b"\n")
+
+    def cut(self, size: int) -> None:
+        """Takes out of the file what is behind its first ``size`` bytes."""
+        if self.file is not None and self.unwritable is None:
+            os.ftruncate(self.file, size)
+
+    def add(self, mark: _Mark, judgement: Judgement) -> None:
+        """Keeps a judgement; the file does where it can be written and is not closed yet."""
+        values = {**judgement.to_dict(), "key": mark.key}
         with self.lock:
-            if self.path is not None and self.file is not None:
+            if self.path is not None and self.file is not None and self.unwritable is None:
                 _append(self.path, self.file, values)
-            self.judgements[row.id] = _Line(key, judgement)
+            self.judgements[mark] = judgement
 
     def close(self) -> None:
         """Closes the file, which unlocks it."""
@@ -356,19 +380,32 @@ def _told_of(path: Path, what: str, hint: str) -> Generator[None]:
 
 def _opened(path: Path, fingerprint: str, dataset: Dataset) -> _Kept:
     """The file, locked, with what it holds; it is made if it is not there."""
-    with _told_of(path, "opened", _FOLDER_HINT):
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-    kept = _Kept(path=path, file=file)
+    kept = _Kept(path=path)
     try:
-        _lock(path, file)
+        with _told_of(path, "opened", _FOLDER_HINT):
+            kept.file, kept.unwritable = _opened_file(path)
+        _lock(path, kept.file)
         header = {"format": FORMAT, "fingerprint": fingerprint, "dataset": dataset.version}
-        with open(os.dup(file), "rb") as lines, _told_of(path, "read", _FOLDER_HINT):
-            start = _begun(path, file, lines.readline(), header)
-            kept.judgements = _judgements(path, file, lines, start)
+        with open(os.dup(kept.file), "rb") as lines, _told_of(path, "read", _FOLDER_HINT):
+            start = _begun(kept, lines.readline(), header)
+            kept.judgements = _judgements(kept, lines, start)
     except BaseException:
         kept.close()
         raise
     return kept
+
+
+def _opened_file(path: Path) -> tuple[int, OSError | None]:
+    """The file's descriptor, and why it can only be read, where it can."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), None
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        try:
+            return os.open(path, os.O_RDONLY), error
+        except OSError:
+            raise error from None
 
 
 _FOLDER_HINT = "Name a file in a folder that exists and that this user may write to."
@@ -389,17 +426,23 @@ def _lock(path: Path, file: int) -> None:
         return  # Some network file systems have no locks.
 
 
-def _begun(path: Path, file: int, first: bytes, header: Mapping[str, object]) -> int:
+def _begun(kept: _Kept, first: bytes, header: Mapping[str, object]) -> int:
     """How many bytes the first line takes; it is written where the file has none."""
+    assert kept.path is not None and kept.file is not None
     ours = json.dumps(header).encode() + b"\n"
     if not first.endswith(b"\n") and ours.startswith(first):
         # New, or a crash came while the first line was being written.
-        os.ftruncate(file, 0)
-        _append(path, file, header)
+        kept.require_writable()
+        os.ftruncate(kept.file, 0)
+        _append(kept.path, kept.file, header)
         return len(ours)
-    _require_same(path, _parsed(first), header)
-    # It may have been there before; who can write can plant.
-    path.chmod(0o600)
+    _require_same(kept.path, _parsed(first), header)
+    if kept.unwritable is None:
+        # It may have been there before; who can write can plant. Not all may change it.
+        with suppress(PermissionError):
+            kept.path.chmod(0o600)
+    if not first.endswith(b"\n"):
+        kept.end_line()
     return len(first)
 
 
@@ -417,26 +460,29 @@ def _require_same(path: Path, found: Mapping[str, object], header: Mapping[str, 
         )
 
 
-def _judgements(path: Path, file: int, lines: Iterable[bytes], start: int) -> dict[str, _Line]:
-    """The last judgement of each row, by its id; what a crash cut off is taken out of the file."""
-    found = dict[str, _Line]()
+def _judgements(kept: _Kept, lines: Iterable[bytes], start: int) -> dict[_Mark, Judgement]:
+    """The last judgement of each row; what a crash cut off is taken out of the file."""
+    found = dict[_Mark, Judgement]()
     for number, line in enumerate(lines, start=2):
-        if not line.endswith(b"\n"):
-            os.ftruncate(file, start)
+        values, is_ended = _parsed(line), line.endswith(b"\n")
+        if not values and not is_ended:
+            kept.cut(start)
             break
         start += len(line)
-        read = _line(f"{path}, line {number}", _parsed(line))
-        found[read.judgement.id] = read
+        mark, judgement = _line(f"{kept.path}, line {number}", values)
+        found[mark] = judgement
+        if not is_ended:
+            kept.end_line()
     return found
 
 
-def _line(place: str, values: Mapping[str, object]) -> _Line:
+def _line(place: str, values: Mapping[str, object]) -> tuple[_Mark, Judgement]:
     try:
         judgement = Judgement.from_dict(values)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error.message}", hint=error.hint) from error
     # Without a key the row counts as changed.
-    return _Line(as_text(values.get("key")) or "", judgement)
+    return _Mark(judgement.id, as_text(values.get("key")) or ""), judgement
 
 
 def _parsed(line: bytes) -> Mapping[str, object]:

@@ -286,18 +286,25 @@ def test_a_profile_without_languages_is_told_of(
     assert said in done.err
 
 
-@pytest.mark.parametrize(("older", "said"), [(True, "(created 20"), (False, "(no profile that")])
+@pytest.mark.parametrize(
+    ("older", "said"),
+    [
+        ("created", "(created 20"),
+        ('{"format": "rag-guard profile", "version": 99}', "(no profile that"),
+    ],
+)
 def test_what_is_replaced_is_said(
     run: RunIt,
     data: Path,
     scripted: Callable[[Script], ScriptedJudge],
-    older: bool,
+    older: str,
     said: str,
 ) -> None:
     scripted(knows)
-    Path("bot.profile.json").write_text("notes")
-    if older:
+    if older == "created":
         run(data)
+    else:
+        Path("bot.profile.json").write_text(older)
     assert f"rag-guard: replaced bot.profile.json {said}" in run(data).err
 
 
@@ -325,9 +332,27 @@ def test_an_older_profile_is_left_where_nothing_can_be_certified(
     run: RunIt, data: Path, scripted: Callable[[Script], ScriptedJudge]
 ) -> None:
     scripted(guesses)
-    Path("bot.profile.json").write_text("older")
+    older = '{"format": "rag-guard profile"}'
+    Path("bot.profile.json").write_text(older)
     assert run(data).code == 6
-    assert Path("bot.profile.json").read_text() == "older"
+    assert Path("bot.profile.json").read_text() == older
+
+
+@pytest.mark.parametrize(
+    "content", ["[deployment.default]\njudge = 'any'\n", '{"a": 1}', "[]", "", "\0\xff"]
+)
+def test_it_replaces_nothing_but_profiles(
+    rag_guard: RunIt, data: Path, scripted: Callable[[Script], ScriptedJudge], content: str
+) -> None:
+    """A configuration, say; and it is said before the judge is asked."""
+    judge = scripted(knows)
+    Path("guard.toml").write_text(content, "latin-1")
+    config = ("--config", "guard.toml") if "judge" in content else ()
+    done = rag_guard("calibrate", data, *BOUNDS, "-o", "guard.toml", *config)
+    assert (done.code, done.out) == (2, "")
+    assert "'guard.toml' is there and is no profile of rag-guard" in done.err
+    assert Path("guard.toml").read_text("latin-1") == content
+    assert judge.queries == []
 
 
 @pytest.mark.parametrize("taken", ["rows", "verdicts"])
@@ -378,6 +403,15 @@ FILES: dict[str, tuple[str, list[str]]] = {
     "an id twice": (lines(*MANY, a_row(3)), ["line 41", "line 4"]),
     "empty": ("", ["no row"]),
     "12 rows": (lines(*MANY[:12]), ["12 rows", "leave 4 for the calibrator", "at least 34"]),
+    "one group": (lines(*(row | {"group": "all"} for row in MANY)), ["1 groups of rows"]),
+    "a fit part of one label": (
+        lines(*(row | {"group": str(row["sufficient"])} for row in MANY)),
+        ["All 20 rows that the lot gives to the calibrator have one label"],
+    ),
+    "a language each": (
+        lines(*(row | {"lang": f"{at:02}"} for at, row in enumerate(MANY))),
+        ["No language has 10 rows", "28 have fewer"],
+    ),
     "two people": (
         lines(*MANY, a_row(40, annotator="anna"), a_row(40, annotator="ben")),
         ["line 42", "labelled twice, by anna and by ben", "line 41", "--agreement"],
@@ -413,6 +447,7 @@ def test_rows_that_cannot_serve(
         (["--confidence", "95"], "`confidence`"),
         (["--kind", "magic"], "`kind`"),
         (["--fit-share", "1"], "`fit_share`"),
+        (["--seed", "9999999999"], "--seed"),
         (["--output", "nowhere/bot.json"], "nowhere"),
         (["--output", "."], "is a folder"),
     ],
@@ -451,15 +486,18 @@ def test_without_the_extra_nothing_is_asked(
 def test_verdicts_are_kept_where_calibrating_fails(
     run: RunIt, tmp_path: Path, scripted: Callable[[Script], ScriptedJudge]
 ) -> None:
-    """Of one group there is nothing to certify on; with groups set right, nothing is asked."""
-    scripted(knows)
-    data = written(tmp_path / "rows.jsonl", [row | {"group": "all"} for row in MANY])
-    done = run(data)
-    assert (done.code, done.out) == (2, "")
-    assert "1 groups of rows" in done.err
-    judge = scripted(knows)
-    assert run(written(data, MANY)).code == 6
-    assert judge.queries == []
+    """Too few are measured for the calibrator, which only the judge could tell; nor asked again."""
+
+    def fails(query: Query) -> Scripted:
+        return knows(query) if number_of(query) < 5 else Unmeasured("No.", kind="no_logprobs")
+
+    data = written(tmp_path / "rows.jsonl", [row | {"lang": None} for row in MANY])
+    for queries in (40, 0):
+        judge = scripted(fails)
+        done = run(data)
+        assert (done.code, done.out) == (2, "")
+        assert "rows are too few" in done.err
+        assert len(judge.queries) == queries
 
 
 def test_stopped_while_it_calibrates(

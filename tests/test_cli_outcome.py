@@ -1,6 +1,5 @@
 """``rag-guard outcome``: what is noted, and what is refused before anything is."""
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -40,9 +39,9 @@ def run(path: Path) -> RunOutcome:
     app = typer.Typer()
     app.command()(outcome)
 
-    def run(*args: str | Path) -> str:
+    def run(*args: str | Path, typed: bytes | None = None) -> str:
         command = [*map(str, args), "--audit", str(path)]
-        done = CliRunner().invoke(app, command)
+        done = CliRunner().invoke(app, command, input=typed)
         if isinstance(done.exception, ConfigError):
             raise done.exception
         assert done.exit_code == 0, done.output
@@ -84,14 +83,11 @@ def test_json(path: Path, ids: list[str], run: RunOutcome) -> None:
     }
 
 
-def test_who_says_it_may_stand_in_the_file(
-    path: Path, ids: list[str], run: RunOutcome, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_says_it_may_stand_in_the_file(path: Path, ids: list[str], run: RunOutcome) -> None:
     """And the file may be standard input."""
     lines = [{"id": ids[0], "outcome": "wrong", "by": "anna"}, {"id": ids[1], "outcome": "wrong"}]
     content = "\n".join(map(json.dumps, lines)).encode()
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
-    run("--from", "-", "--by", "ben")
+    run("--from", "-", "--by", "ben", typed=content)
     kept = path.with_name("audit.outcomes.jsonl").read_text().splitlines()
     assert [json.loads(line)["by"] for line in kept] == ["anna", "ben"]
     with pytest.raises(ConfigError, match="`by` is no name"):

@@ -1,6 +1,7 @@
 """``rag-guard eval``: what it reads, keeps and prints, how it ends."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -313,11 +314,84 @@ def test_verdicts_are_kept_where_told(run: RunEval, data: Path, tmp_path: Path) 
     assert not list(tmp_path.glob("*.verdicts.jsonl"))
 
 
-def test_each_judge_has_a_file_of_its_own() -> None:
-    first, second = (default_path(["a/rows.jsonl"], judge) for judge in ("one", "two"))
-    assert first != second
-    assert first.parent == Path()
-    assert first == default_path(["b/rows.jsonl"], "one")
+def test_each_judge_and_each_file_of_rows_has_a_file_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this folder, whatever the rows are called, and from wherever they are named."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        Path(folder, "rows.jsonl").touch()
+    Path("b/link.jsonl").symlink_to(tmp_path / "a/rows.jsonl")
+    calls = [["a/rows.jsonl"], ["b/rows.jsonl"], ["a/rows.jsonl", "b/rows.jsonl"]]
+    names = [default_path(data, judge) for data in calls for judge in ("one", "two")]
+    assert len({*names}) == 6 and {name.parent for name in names} == {Path()}
+    assert default_path([str(tmp_path / "a/rows.jsonl")], "one") == names[0]
+    assert default_path(["b/link.jsonl"], "one").name[4:] == names[0].name[4:]
+    assert len(default_path(["\U0001f309" * 60 + ".jsonl"], "one").name.encode()) <= 255
+
+
+def test_the_verdicts_on_a_pipe_are_found_again(run: RunEval, tmp_path: Path) -> None:
+    """Each call has a pipe of its own, with another number, under the same name."""
+    rows = "".join(f"{json.dumps(a_row(number))}\n" for number in range(4))
+    for kept in (0, 4):
+        read, write = os.pipe()
+        os.dup2(read, 99)
+        os.write(write, rows.encode())
+        os.close(write)
+        done = run("/dev/fd/99", "--judge", "scripted:0.9", "--json")
+        os.close(read)
+        os.close(99)
+        assert done.record["asked_now"]["rows"] == 4 - kept
+
+
+def test_sets_that_share_ids_share_a_file(
+    run: RunEval, tmp_path: Path, scripted: Callable[[Script], ScriptedJudge]
+) -> None:
+    """Their verdicts do not push each other out."""
+    rows = [
+        [a_row(at, question=f"When did bridge {at + more} open?") for at in range(20)]
+        for more in (0, 100)
+    ]
+    files = [
+        written(tmp_path / f"{name}.jsonl", each) for name, each in zip("ab", rows, strict=True)
+    ]
+    judge = scripted(reads)
+    for _ in range(2):
+        for file in files:
+            assert run(file, "--verdicts", "kept", "--json").record["measured"] == 20
+    assert len(judge.queries) == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("characters", 10**400, "`characters` of the judgement is not a number from 0 to 1"),
+        ("elapsed_seconds", 10**400, "`elapsed_seconds` of the judgement is not a number from 0"),
+        ("verdict", {"p_true": 10**400}, "`verdict.p_true` of the judgement is not a number from"),
+        ("reason", "out of sorts", "`reason` of the judgement"),
+    ],
+)
+def test_a_damaged_file_of_verdicts_is_one_clear_error(
+    run: RunEval, tmp_path: Path, name: str, value: Any, said: str
+) -> None:
+    data = written(tmp_path / "rows.jsonl", [a_row(number) for number in range(4)])
+    assert run(data, "--judge", "scripted:0.9", "--verdicts", "kept").code == 0
+    head, first, *others = Path("kept").read_text("utf-8").splitlines(keepends=True)
+    line = json.loads(first)
+    line[name] = {**line["verdict"], **value} if name == "verdict" else value
+    Path("kept").write_text("".join([head, f"{json.dumps(line)}\n", *others]), "utf-8")
+    done = run(data, "--judge", "scripted:0.9", "--verdicts", "kept")
+    assert (done.code, done.out) == (2, "")
+    assert f"kept, line 2: {said}" in done.err and len(done.err.splitlines()) == 2
+
+
+def test_a_seed_is_known_before_the_judge_is_asked(
+    run: RunEval, data: Path, scripted: Callable[[Script], ScriptedJudge]
+) -> None:
+    judge = scripted(reads)
+    done = run(data, "--seed", str(10**20))
+    assert (done.code, judge.queries) == (2, []) and "--seed" in done.err
 
 
 def test_markup_and_control_characters_stay_text(run: RunEval, tmp_path: Path) -> None:

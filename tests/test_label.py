@@ -660,7 +660,7 @@ def test_ctrl_c(run: RunLabel, queries: Path, path: Path, monkeypatch: pytest.Mo
         (("IN", "-o", "OUT", "--annotator", " "), "--annotator is missing"),
         (("IN", "-o", "OUT", "--json"), "--json goes with --agreement"),
         (("IN", "-o", "OUT", "--verdicts", "v.jsonl"), "--verdicts needs a judge"),
-        (("IN", "-o", "nowhere/labels.jsonl"), "there is no folder nowhere"),
+        (("IN", "-o", "nowhere/labels.jsonl"), "nowhere/labels.jsonl' is in no folder"),
         (("IN", "IN", "IN", "--agreement"), "3 files"),
         (("OUT", "--agreement"), "is not there"),
     ],

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guard import Gate, JudgeError, Policy, Profile, Retry, Thresholds, Unmeasured, Verdict
+from guard import (
+    Gate,
+    JudgeError,
+    JudgeUnavailable,
+    Policy,
+    Profile,
+    Retry,
+    Thresholds,
+    Unmeasured,
+    Verdict,
+)
 from guard.audit_file import Record
 from guard.calibration import Platt
 from guard.cli import main
@@ -19,9 +30,9 @@ from guard.decision import Decision
 from guard.errors import UNMEASURED_KINDS, StaleProfile
 from guard.judges.several import Chain, Link
 from guard.outcomes import Outcome
-from guard.rate import Change, Rate
+from guard.rate import Change, Rate, Shift
 from guard.replay import Tally, replay
-from guard.testing import ScriptedJudge
+from guard.testing import Scripted, ScriptedJudge
 
 ONCE = Retry(attempts=1)
 FINGERPRINT = "scripted:mine"
@@ -100,7 +111,7 @@ def test_with_what_ran_it_is_the_live_decision(
     gate = Gate(ScriptedJudge(said, name="mine"), policy, retry=ONCE, profile=profile)
     for contexts in (["In 1932."], []):
         live = decided(gate, contexts, lang)
-        [again] = replay([record_of(live)], policy, gate.profile_of)
+        [again] = replay([record_of(live)], policy, gate.route)
         assert not again.changed
         routed = again.routed
         found = routed.probability
@@ -120,9 +131,33 @@ def test_each_link_of_a_chain_keeps_its_profile() -> None:
     gate = Gate(Chain([Link(first, own[0]), Link(second, own[1])]), retry=ONCE)
     made = [decided(gate), decided(gate)]
     assert [each.route for each in made] == ["answer", "refuse"]
-    again = list(replay(map(record_of, made), gate.policy, gate.profile_of))
+    again = list(replay(map(record_of, made), gate.policy, gate.route))
     assert [one.after for one in again] == ["answer", "refuse"]
     assert again[1].routed.calibrated
+
+
+def test_so_does_one_that_needed_a_second_round() -> None:
+    """The record names the judges of both rounds that gave no verdict."""
+    down = JudgeUnavailable("down", retry_after=0.0)
+    own = [
+        Profile(Thresholds(0.5, 0.1), "scripted:a"),
+        Profile(Thresholds(0.9, 0.7), "scripted:b"),
+    ]
+    scripts: list[tuple[list[Scripted], str]] = [
+        ([down, 0.6], "answer"),
+        ([down, down], "refuse"),
+    ]
+    for script, route in scripts:
+        links = [
+            Link(ScriptedJudge(script, name="a"), own[0]),
+            Link(ScriptedJudge([down, 0.6], name="b"), own[1]),
+        ]
+        gate = Gate(Chain(links), retry=Retry(attempts=2, first_wait=0.0))
+        live = decided(gate)
+        record = record_of(live)
+        assert (live.route, len(live.tried)) == (route, 2 if route == "answer" else 3)
+        [again] = replay([record], gate.policy, gate.route)
+        assert (again.after, again.changed) == (route, False)
 
 
 def test_another_policy_moves_what_it_should() -> None:
@@ -185,16 +220,17 @@ def test_the_counts_are_those_of_the_rows() -> None:
     tally, rows = tallied()
     assert tally.n == len(rows)
     assert tally.changed == sum(before != after for before, after, _ in rows) > 0
-    for place, (leak, wrong, lost) in enumerate(
-        zip(tally.leak(), tally.wrong_answers(), tally.false_refusal(), strict=True)
-    ):
+    for place in (0, 1):
+        leak, wrong = tally.leak()[place], tally.wrong_answers()[place]
+        lost, withheld = tally.false_refusal()[place], tally.helpful_lost()[place]
+        assert not isinstance(leak, Shift) and not isinstance(wrong, Shift)
+        assert not isinstance(lost, Change) and not isinstance(withheld, Change)
         answered = [row for row in rows if row[place] == "answer"]
         said = [row[2].sufficient for row in answered if row[2].sufficient is not None]
         assert (leak.events, leak.n) == (said.count(False), len(said))
         called = [row[2].helpful for row in answered if row[2].helpful is not None]
         assert (wrong.events, wrong.n) == (called.count(False), len(called))
         helped = [row for row in rows if row[2].helpful]
-        withheld = tally.helpful_lost()[place]
         assert withheld.n == len(helped) > 0
         assert withheld.events == sum(row[place] != "answer" for row in helped)
         good = [row for row in rows if row[2].sufficient]
@@ -247,7 +283,48 @@ def test_the_intervals_hold_as_often_as_they_say() -> None:
     assert kept / draws >= 0.93 and changed / draws >= 0.93
 
 
+@pytest.mark.parametrize(
+    ("gained", "lost", "n", "low", "high"),
+    # By hand: with half a row more in each of the four cells, (a - b) / N ± 1.96 √(a + b - (a - b)²
+    # / N) / N.
+    [(0, 0, 98, -0.01960, 0.01960), (12, 4, 98, 0.00072, 0.15928), (5, 0, 18, 0.03642, 0.46358)],
+)
+def test_a_changes_interval_is_that_of_agresti_and_min(
+    gained: int, lost: int, n: int, low: float, high: float
+) -> None:
+    assert Change(gained, lost, n).interval == pytest.approx((low, high), abs=1e-5)
+
+
+def test_the_interval_of_a_shift_holds_as_often_as_it_says() -> None:
+    """A quarter of those answered before, and none of those refused, are answered no longer."""
+    lot, kept, draws, n = random.Random(6), 0, 1000, 400
+    for _ in range(draws):
+        counts = dict.fromkeys(product((0, 1), repeat=3), 0)
+        for _ in range(n):
+            before = lot.random() < 0.6
+            event = lot.random() < (0.15 if before else 0.5)
+            after = before and lot.random() < (0.3 if event else 0.9)
+            counts[(int(event), int(before), int(after))] += 1
+
+        rates = list[Rate]()
+        for place in (1, 2):
+            inside = {cell: count for cell, count in counts.items() if cell[place]}
+            events = sum(count for cell, count in inside.items() if cell[0])
+            rates.append(Rate(events, sum(inside.values())))
+        cells = [(c, bool(e), (bool(b), bool(a))) for (e, b, a), c in counts.items()]
+        low, high = Shift.of(rates[0], rates[1], cells).interval or (0, 0)
+        truth = 0.15 * 0.3 / (0.15 * 0.3 + 0.85 * 0.9) - 0.15
+        kept += low <= truth <= high
+    assert kept / draws >= 0.93
+
+
 # ── The command ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that no table wraps in."""
+    monkeypatch.setenv("COLUMNS", "120")
 
 
 @pytest.fixture
@@ -334,11 +411,88 @@ def test_only_some_of_the_records(audit: Path, capsys: pytest.CaptureFixture[str
     assert code == 2 and "holds no decision that is asked for" in err
 
 
+MINE = {
+    "nothing": b"",
+    "a note": b"buy milk\n",
+    "a configuration": b"[deployment.a]\n",
+    "outcomes": b'{"id": "a", "outcome": "wrong"}\n',
+}
+
+
+@pytest.mark.parametrize("content", MINE.values(), ids=MINE)
+def test_changes_replace_nothing_but_changes(
+    audit: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    path = audit.parent / "mine"
+    path.write_bytes(content)
+    options = ("--answer-at", 0.5, "--refuse-below", 0.1, "--changes", path)
+    code, out, err = ran(capsys, "replay", audit, *options)
+    assert (code, out, path.read_bytes()) == (2, "", content)
+    assert "is there and holds no changes" in err
+    path.unlink()
+    for _ in range(2):
+        assert ran(capsys, "replay", audit, *options)[0] == 0
+    assert len(path.read_text().splitlines()) == 22
+    # Where there is nothing to replay, an earlier list stays.
+    before = path.read_bytes()
+    assert ran(capsys, "replay", audit, *options, "--only", "nobody")[0] == 2
+    assert path.read_bytes() == before and sorted(audit.parent.glob(".*")) == []
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "none/of/these", "loop"])
+def test_changes_that_cannot_be_written_are_one_clear_line(
+    audit: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    (audit.parent / "loop").symlink_to(audit.parent / "loop")
+    path = place if place.startswith("/") else audit.parent / place
+    options = ("--answer-at", 0.5, "--refuse-below", 0.1, "--changes", path)
+    code, _, err = ran(capsys, "replay", audit, *options)
+    assert code == 2 and "--changes" in err and "Traceback" not in err
+
+
+def test_a_deployments_policy_is_for_its_own_records(
+    audit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = audit.parent / "guard.toml"
+    config.write_text("[deployment.bot]\njudge = 'openai:M'\n[deployment.other]\nextends = 'bot'\n")
+    named = ("--config", config, "--deployment", "other")
+    assert json.loads(ran(capsys, "replay", audit, *named, "--json")[1])["n"] == 3
+    found = json.loads(ran(capsys, "replay", audit, *named, "--only", "bot", "--json")[1])
+    assert found["deployments"] == {"bot": 40}
+    _, out, _ = ran(capsys, "replay", audit, "--answer-at", 0.5, "--refuse-below", 0.1)
+    assert "of 2 deployments: bot 40, other 3" in out
+
+
+def test_an_audit_of_nothing_is_told(audit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    audit.write_text("")
+    code, _, err = ran(capsys, "replay", audit, "--answer-at", 0.5, "--refuse-below", 0.1)
+    assert code == 2 and "is empty: no decision has been recorded yet" in err
+
+
+def test_answers_that_were_judged_in_shadow_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whom the gate would have turned away, though they were well served."""
+    from guard.audit import AuditLog
+    from guard.outcomes import OutcomeFile, Said
+
+    path = tmp_path / "audit.jsonl"
+    with AuditLog(path) as log:
+        gate = Gate(ScriptedJudge(0.1), Policy(mode="shadow"), observers=[log])
+        ids = [gate.check("When?", ["In 1932."]).id for _ in range(20)]
+    OutcomeFile(path).add([Said(id, "helpful") for id in ids])
+    _, out, _ = ran(capsys, "replay", path, "--answer-at", 0.85, "--refuse-below", 0.05)
+    assert "withheld, of helpful" in out and "(20 of 20)" in out
+    assert "20 outcomes are about answers, none about contexts" in out
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ((), "not said by what to route"),
-        (("--answer-at", 0.5), "not said by what to route"),
+        (("--answer-at", 0.5), "--refuse-below is missing"),
+        (("--refuse-below", 0.5), "--answer-at is missing"),
+        (("--answer-at", 0.5, "--refuse-below", 0.1, "--deployment", "x"), "--deployment"),
         (("--answer-at", 0.1, "--refuse-below", 0.5), "refuse_below"),
         (("--profile", "none.json"), "none.json"),
         (("--answer-at", 0.5, "--refuse-below", 0.1, "--since", "noon"), "--since: 'noon' is no"),
@@ -356,7 +510,7 @@ def test_the_audit_is_never_overwritten(audit: Path, capsys: pytest.CaptureFixtu
     before = audit.read_bytes()
     options = ("--answer-at", 0.5, "--refuse-below", 0.1, "--changes", audit)
     code, _, err = ran(capsys, "replay", audit, *options)
-    assert code == 2 and "the audit itself" in err
+    assert code == 2 and "holds no changes of a replay" in err
     assert audit.read_bytes() == before
 
 

@@ -6,7 +6,8 @@ import resource
 import signal
 import stat
 import threading
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -95,6 +96,26 @@ def lines_of(path: Path) -> list[dict[str, object]]:
 def path(tmp_path: Path) -> Path:
     """Where judgements are kept."""
     return tmp_path / "judgements.jsonl"
+
+
+@contextmanager
+def as_nobody() -> Generator[None]:
+    """Whoever runs this owns nothing, or at least is not root."""
+    user = os.geteuid()
+    with suppress(PermissionError):
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.fixture
+def path_of_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A file that is not there, in a folder that everybody may search."""
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    return Path("judgements.jsonl")
 
 
 # ── What comes back ──────────────────────────────────────────────────────────────────────────────
@@ -275,7 +296,7 @@ def test_an_error_in_progress_surfaces(path: Path) -> None:
     assert len(lines_of(path)) >= 3
 
 
-@pytest.mark.parametrize("cut", [1, 20, 300])
+@pytest.mark.parametrize("cut", [2, 20, 300])
 def test_a_last_line_cut_by_a_crash_is_asked_again(path: Path, cut: int) -> None:
     """And nothing but that one; the file is whole again."""
     survey(gate_of(by_number), dataset(), path=path, workers=1)
@@ -287,6 +308,19 @@ def test_a_last_line_cut_by_a_crash_is_asked_again(path: Path, cut: int) -> None
     assert asked(gate) == [5]
     assert [line["id"] for line in lines_of(path)] == [each.id for each in judgements]
     assert [each.verdict and each.verdict.p_true for each in judgements][-1] == 0.05
+
+
+@pytest.mark.parametrize("lines", [1, 4, 7])
+def test_a_last_line_that_lacks_its_end_alone_is_kept(path: Path, lines: int) -> None:
+    """The first line, one between or the last; what comes next stands on a line of its own."""
+    survey(gate_of(by_number), replace(dataset(), version="another"), path=path, workers=1)
+    path.write_bytes(b"\n".join(path.read_bytes().splitlines()[:lines]))
+    gate = gate_of(by_number)
+    for _ in range(2):
+        judgements = survey(gate, dataset(), path=path, workers=1)
+        assert [each.verdict and each.verdict.p_true for each in judgements][-1] == 0.05
+    assert asked(gate) == list(range(lines - 1, 6))
+    assert len(lines_of(path)) == 6
 
 
 @pytest.mark.parametrize("left", [0, 1, 30])
@@ -468,6 +502,49 @@ def test_the_file_is_private_and_holds_no_text(path: Path) -> None:
     assert "ferry" not in path.read_text("utf-8")
 
 
+def test_two_sets_with_the_same_ids(path: Path) -> None:
+    """Both keep their judgements in one file, whichever was judged last."""
+    others = Dataset.of(
+        replace(row, query=Query.of(f"{row.query.question}0", row.query.contexts))
+        for row in dataset().rows
+    )
+    gate = gate_of(lambda query: number_of(query) / 100)
+    for _ in range(2):
+        for rows in (dataset(), others):
+            found = survey(gate, rows, path=path)
+            assert [each.verdict and each.verdict.p_true for each in found] == [
+                number_of(row.query) / 100 for row in rows.rows
+            ]
+    assert len(asked(gate)) == 12
+
+
+def test_somebody_elses_file(path_of_nobody: Path) -> None:
+    """Which all may write, and only its owner make private."""
+    path_of_nobody.touch()
+    path_of_nobody.chmod(0o666)
+    with as_nobody():
+        assert len(survey(gate_of(0.9), dataset(), path=path_of_nobody)) == 6
+        survey(gate_of(0.9), dataset(), path=path_of_nobody)
+
+
+def test_a_file_that_can_only_be_read(path_of_nobody: Path) -> None:
+    """Serves where it holds all verdicts, also if labels have changed since; else it is said."""
+    survey(gate_of(0.9), dataset(), path=path_of_nobody)
+    path_of_nobody.write_bytes(path_of_nobody.read_bytes()[:-1])
+    path_of_nobody.chmod(0o444)
+    content = path_of_nobody.read_bytes()
+    gate = gate_of(0.2)
+    relabelled = [replace(row, sufficient=False) for row in dataset().rows]
+    with as_nobody():
+        found = survey(gate, Dataset.of(relabelled), path=path_of_nobody)
+        assert all(each.verdict and each.verdict.p_true == 0.9 for each in found)
+        assert not any(each.sufficient for each in found)
+        with pytest.raises(ConfigError, match=r"can only be read \(Permission denied\)"):
+            survey(gate, dataset(7), path=path_of_nobody)
+    assert asked(gate) == []
+    assert path_of_nobody.read_bytes() == content
+
+
 def test_the_first_line_says_what_the_file_is(path: Path) -> None:
     """Format, judge, data."""
     survey(gate_of(0.9), dataset(), path=path)
@@ -489,6 +566,7 @@ HEADER = '{"format": "rag-guard judgements 1", "fingerprint": "scripted:scripted
         ("My diary, without an end of line", "does not begin as a file of judgements"),
         ("\n", "does not begin as a file of judgements"),
         ('{"question": "Who?"}\n', "does not begin as a file of judgements"),
+        (f'{HEADER}{{"question": "Who?"}}', "line 2: `verdict` of the judgement is missing"),
         (f"{HEADER}{{}}\n", "line 2: `verdict` of the judgement is missing"),
         (f"{HEADER}half a li\n{HEADER}", "line 2: "),
     ],
@@ -655,7 +733,8 @@ WRONG: list[tuple[str, object, str]] = [
     ("characters", 1.5, "`characters` of the judgement is not a whole number"),
     ("characters", True, "`characters` of the judgement is not a number"),
     ("overlap", 1.5, "`overlap` of the judgement is above 1"),
-    ("elapsed_seconds", -1, "`elapsed_seconds` of the judgement is not a number from 0 on"),
+    ("elapsed_seconds", -1, "`elapsed_seconds` of the judgement is not a number from 0 to 1,000"),
+    ("elapsed_seconds", 10**400, "`elapsed_seconds` of the judgement is not a number from 0 to"),
     ("elapsed_seconds", float("inf"), "`elapsed_seconds`"),
     ("verdict.p_true", float("nan"), "`verdict.p_true`"),
     ("verdict.p_true", 0.99, "`verdict` of the judgement contradicts itself"),

@@ -6,8 +6,10 @@ and models are imported inside its functions, so that ``rag-guard --help`` stays
 
 import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -27,6 +29,8 @@ app = typer.Typer(
 )
 
 MISUSE, UNDECIDED = 2, 5
+BROKEN_PIPE = 141
+"""As a shell says it of a program that was ended by SIGPIPE: ``rag-guard … | head -1``."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -69,12 +73,54 @@ def main(args: Sequence[str] | None = None) -> None:
     # The command's own output says what the log would say again.
     logging.getLogger("guard").addHandler(logging.NullHandler())
     try:
+        _run(args)
+    except SystemExit as ended:
+        broken = _is_broken_pipe(ended)
+        if not broken and _flushed():
+            raise
+        _let_go_of_output()
+        # What was found before counts: a bar that is not met, say.
+        sys.exit(BROKEN_PIPE if broken else ended.code or BROKEN_PIPE)
+
+
+def _run(args: Sequence[str] | None) -> None:
+    try:
         app(args=args, prog_name="rag-guard")
     except GuardError as error:
-        typer.echo(f"rag-guard: {one_line(error.message)}", err=True)
-        if error.hint:
-            typer.echo(one_line(error.hint), err=True)
+        with suppress(BrokenPipeError):
+            typer.echo(f"rag-guard: {one_line(error.message)}", err=True)
+            if error.hint:
+                typer.echo(one_line(error.hint), err=True)
         sys.exit(MISUSE if isinstance(error, ConfigError) else UNDECIDED)
+    except BrokenPipeError:  # While typer told of a misuse.
+        sys.exit(BROKEN_PIPE)
+
+
+def _is_broken_pipe(ended: SystemExit) -> bool:
+    """Whether a run ended since nobody reads on: typer and rich make that an exit with 1."""
+    cause = ended.__context__ if ended.code == 1 else None
+    while cause is not None and not isinstance(cause, BrokenPipeError):
+        cause = cause.__context__
+    return cause is not None
+
+
+def _flushed() -> bool:
+    """Writes what is left to be written; ``False`` = nobody reads it any more."""
+    try:
+        for err in (False, True):
+            typer.echo(nl=False, err=err)
+    except BrokenPipeError:
+        return False
+    return True
+
+
+def _let_go_of_output() -> None:
+    """What is left in buffers goes nowhere; else Python would complain when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _survive_any_text() -> None:

@@ -1,7 +1,6 @@
 """``rag-guard calibrate``: from labelled rows to a profile whose thresholds are certified."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guard import judges
+from guard._json import as_map
 from guard.cli.options import (
     ApiKeyEnv,
     ApiVersion,
@@ -20,7 +20,8 @@ from guard.cli.options import (
     ModelFamily,
     given,
 )
-from guard.cli.surveying import RETRY_HELP, default_path, say, share, surveyed
+from guard.cli.paths import is_same, looked_at, require_place
+from guard.cli.surveying import RETRY_HELP, closed_if_wrong, default_path, say, share, surveyed
 from guard.cli.text import one_line, plain
 from guard.errors import UNMEASURED_KINDS, ConfigError
 
@@ -100,7 +101,13 @@ def calibrate(
         ),
     ] = False,
     seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Of the lots. Trying several voids the promise.")
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=2**32 - 1,
+            help="Of the lots. Trying several voids the promise.",
+        ),
     ] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what came of it as JSON and nothing else.")
@@ -135,12 +142,13 @@ def calibrate(
     # Whatever can be wrong is said before the judge is asked, which takes time and money.
     calibrating.require_settings(max_leak, max_false_refusal, confidence, kind, fit_share)
     calibrating.require_labels([bool(row.sufficient) for row in dataset.rows])
-    _require_rows_to_fit(dataset, fit_share)
+    calibrating.require_parts(dataset.rows, _random_rows(dataset), fit_share, seed)
     _require_writable(output, [*data, *([] if verdicts is None else [verdicts])])
     # Without the profile of the deployment: the one that is to be written anew.
     gate = load_gate(config, deployment=deployment, options=options, audit=False, profiles=False)
-    path = verdicts or default_path(data, gate.judge.fingerprint)
-    _require_writable(output, [path])
+    with closed_if_wrong(gate):
+        path = verdicts or default_path(data, gate.judge.fingerprint)
+        _require_writable(output, [path])
     survey = surveyed(gate, dataset, path, workers=workers, retry_unmeasured=retry_unmeasured)
     with survey as judgements:
         found = calibrating.calibrate(
@@ -170,33 +178,30 @@ def calibrate(
 
 
 def _require_writable(output: Path, others: Sequence[str | Path]) -> None:
-    if output.is_dir() or not output.parent.is_dir():
-        what = "is a folder" if output.is_dir() else "is in no folder that exists"
-        raise ConfigError(f"--output: {str(output)!r} {what}.", hint="Name a file to write.")
-    if any(output.resolve() == Path(each).resolve() for each in others):
+    """Raises `ConfigError` where no profile can be written, or one would replace something else."""
+    require_place("--output", output)
+    if any(is_same("--output", output, each) for each in others):
         why = f"--output: {str(output)!r} holds rows or verdicts, which a profile would replace."
-        raise ConfigError(why, hint="Name another file, e.g. support-bot.profile.json.")
+        raise ConfigError(why, hint=_OTHER_HINT)
+    with looked_at("--output", output):
+        if output.exists() and not _is_profile(output):
+            why = f"--output: {str(output)!r} is there and is no profile of rag-guard."
+            raise ConfigError(f"{why} It is left as it is.", hint=_OTHER_HINT)
 
 
-def _require_rows_to_fit(dataset: "Dataset", fit_share: float) -> None:
-    """Raises `ConfigError` where the calibrator's share of the groups is too few rows, however
-    they are drawn; `calibrating.calibrate` would, but only after the judge was paid for."""
-    from guard.fitting import LEAST_ROWS
+_OTHER_HINT = "Name another file, e.g. support-bot.profile.json."
 
-    certifiable = _random_rows(dataset)
-    random = [row for row in dataset.rows if certifiable is None or row.id in certifiable]
-    sizes = sorted(Counter(row.group for row in random).values(), reverse=True)
-    if len(sizes) < 2:
-        return
-    drawn = max(1, round(fit_share * len(sizes)))
-    left = len(dataset.rows) - len(random) + sum(sizes[:drawn])
-    if left < LEAST_ROWS:
-        raise ConfigError(
-            f"{len(dataset.rows)} rows in {len(sizes)} groups leave {left} for the calibrator "
-            f"(--fit-share {fit_share:g}); {LEAST_ROWS} are the least.",
-            hint=f"Label at least {math.ceil(LEAST_ROWS / fit_share)} rows, each of a group of its "
-            "own: rag-guard label. A bound of 5 % takes 450 to 700.",
-        )
+
+def _is_profile(path: Path) -> bool:
+    """Whether a file was written as a profile, be it damaged since, or another version's."""
+    from guard._profile_file import FORMAT
+
+    if not path.is_file():  # A pipe would never end.
+        return False
+    try:
+        return as_map(json.loads(path.read_bytes())).get("format") == FORMAT
+    except (ValueError, RecursionError):
+        return False
 
 
 def _replaced(output: Path) -> str | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guard import judges
+from guard.cli.measuring import deployed_gate, evaluated, rows_of
 from guard.cli.options import (
     AnswerAt,
     ApiKeyEnv,
@@ -25,11 +26,9 @@ from guard.cli.options import (
     RefuseBelow,
     given,
 )
-from guard.cli.surveying import RETRY_HELP, default_path, share, surveyed
+from guard.cli.surveying import RETRY_HELP, closed_if_wrong, default_path, share, surveyed
 from guard.cli.text import one_line, plain
 from guard.decision import Reason
-from guard.errors import ConfigError
-from guard.judge import Profiled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,7 +110,10 @@ def evaluate_files(
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Only the first N rows.")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the intervals' resamples.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, max=2**63 - 1, help="Of the intervals' resamples."),
+    ] = 0,
     resamples: Annotated[
         int, typer.Option(metavar="N", min=1, max=100_000, help="For the intervals.")
     ] = 1000,
@@ -164,10 +166,12 @@ def evaluate_files(
         on_unmeasured=on_unmeasured,
         on_stale=on_stale,
     )
-    dataset = _dataset(data, limit)
+    dataset = rows_of(data, limit)
     barred = max_leak is not None or max_false_refusal is not None
-    gate, left_aside = _gate(config, deployment, options, as_deployed=barred or profile is not None)
-    path = verdicts or default_path(data, gate.judge.fingerprint)
+    as_deployed = barred or profile is not None
+    gate, left_aside = deployed_gate(config, deployment, options, as_deployed=as_deployed)
+    with closed_if_wrong(gate):
+        path = verdicts or default_path(data, gate.judge.fingerprint)
     asked: list[Row] = []
     survey = surveyed(
         gate,
@@ -178,7 +182,7 @@ def evaluate_files(
         starting=asked.extend,
     )
     with survey as judgements:
-        evaluation = _evaluate(gate, judgements, seed, resamples)
+        evaluation = evaluated(gate, judgements, seed, resamples)
     found = _Found(dataset, gate, judgements, evaluation, {row.id for row in asked})
     missed, held = found.bars(max_leak, max_false_refusal)
     if as_json:
@@ -191,68 +195,6 @@ def evaluate_files(
 
 
 # ── Work ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _dataset(files: Sequence[str], limit: int | None) -> "Dataset":
-    from guard.dataset import Dataset, read
-
-    dataset = read(files)
-    return dataset if limit is None else Dataset.of(dataset.rows[:limit])
-
-
-def _gate(
-    config: str | None, deployment: str | None, options: Mapping[str, object], *, as_deployed: bool
-) -> "tuple[Gate, str | None]":
-    """The deployment's gate; and, where its profile was left aside, why.
-
-    ``as_deployed``: it is never left aside; what would stop the deployment is an error.
-    """
-    from guard.config import load_gate
-
-    if as_deployed:
-        return load_gate(config, deployment=deployment, options=options, audit=False), None
-    try:
-        gate = load_gate(config, deployment=deployment, options=options, audit=False)
-        _require_fresh(gate)
-    except ConfigError as error:
-        # Whatever else is wrong is wrong without the profile as well, and raised here.
-        gate = load_gate(
-            config, deployment=deployment, options=options, audit=False, profiles=False
-        )
-        typer.echo(f"rag-guard: profile left aside: {one_line(error.message)}", err=True)
-        return gate, error.message
-    return gate, None
-
-
-def _require_fresh(gate: "Gate") -> None:
-    """Raises `ProfileMismatch`, and frees the judge, where ``on_stale`` let one pass."""
-    from guard.judges.several import Chain, Link
-
-    judge = gate.judge
-    links = judge.links if isinstance(judge, Chain) else (Link(judge, gate.profile),)
-    try:
-        for link in links:
-            if link.profile is not None:
-                link.profile.require_for(link.judge.fingerprint)
-    except ConfigError:
-        judges.close(judge)
-        raise
-
-
-def _evaluate(
-    gate: "Gate", judgements: "Sequence[Judgement]", seed: int, resamples: int
-) -> "Evaluation":
-    from guard.evaluation import evaluate
-
-    profile_of = gate.profile_of if isinstance(gate.judge, Profiled) else None
-    return evaluate(
-        judgements,
-        gate.policy,
-        gate.profile,
-        profile_of=profile_of,
-        seed=seed,
-        resamples=resamples,
-    )
 
 
 @dataclass(frozen=True, slots=True)

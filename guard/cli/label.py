@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guard import judges
-from guard._json import as_map, as_text
+from guard._json import as_text
 from guard.cli.options import (
     ApiKeyEnv,
     ApiVersion,
@@ -26,6 +26,7 @@ from guard.cli.options import (
     ModelFamily,
     given,
 )
+from guard.cli.paths import is_same, looked_at, require_place
 from guard.cli.surveying import say, surveyed
 from guard.cli.text import one_line
 from guard.errors import ConfigError
@@ -138,7 +139,6 @@ def label(
         measured = _measured(files, _Named(config, deployment, options), verdicts)
         every = measured.every()
         picks = pick(every, n, thresholds=measured.thresholds, random_share=random_share, seed=seed)
-        file.mark_random(who, {one.id for one in picks if one.sampling == "random"})
         for line in _plan(every, picks):
             typer.echo(line)
         _sit(measured, picks, file, who)
@@ -185,10 +185,12 @@ def _label_file(output: str | None, files: Sequence[str]) -> "LabelFile":
     if output is None:
         raise ConfigError("--output is missing.", hint="Name a file for labels: -o labels.jsonl.")
     path = Path(output)
-    if path.resolve() in [Path(file).resolve() for file in files]:
+    if any(is_same("--output", path, file) for file in files):
         raise ConfigError("--output is the input itself.", hint="Name another file with -o.")
-    if not path.parent.is_dir():
-        raise ConfigError(f"--output: there is no folder {path.parent}.", hint="Make it first.")
+    require_place("--output", path)
+    with looked_at("--output", path):
+        if path.is_file():
+            path.open("ab").close()
     return LabelFile(path)
 
 
@@ -213,20 +215,18 @@ class _Measured:
 def _measured(files: Sequence[str], named: "_Named", verdicts: str | None) -> _Measured:
     from guard import dataset as datasets
 
-    dataset = datasets.read(files, labelled=False)
-    records = [record for file in files for record in _records(file)]
-    known = {
-        row.id: recorded(row, record)
-        for row, record in zip(dataset.rows, records, strict=True)
-        if "probability" in record
-    }
+    records: list[tuple[Row, Mapping[str, object]]] = []
+    dataset = datasets.read(
+        files, labelled=False, seen=lambda row, record: records.append((row, record))
+    )
+    known = {row.id: recorded(row, record) for row, record in records if "probability" in record}
     rest = [row for row in dataset.rows if row.id not in known]
     if named.explicitly or (rest and any(name in os.environ for name in _NAMING)):
         judged, thresholds = _judged(named, rest, verdicts)
         return _Measured(dataset, known | judged, thresholds)
     if verdicts is not None:
         raise ConfigError("--verdicts needs a judge.", hint="Name one with --judge or --config.")
-    return _Measured(dataset, known, _thresholds_of(records))
+    return _Measured(dataset, known, _thresholds_of([record for _, record in records]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,12 +286,6 @@ def _surveyed(gate: "Gate", rows: "Sequence[Row]", path: Path | None) -> "list[J
         return judgements
 
 
-def _records(file: str) -> list[Mapping[str, object]]:
-    """The JSON object on each line that is not blank; `guard.dataset` has read them before."""
-    with open(file, encoding="utf-8-sig", newline="\n") as lines:
-        return [as_map(json.loads(line)) for line in lines if line.strip()]
-
-
 def recorded(row: "Row", record: Mapping[str, object]) -> "Judgement":
     """A row's judgement as its decision record has it, on the scale of the thresholds.
 
@@ -324,6 +318,8 @@ def recorded(row: "Row", record: Mapping[str, object]) -> "Judgement":
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("not a number")
+    if not 0 <= value <= 1:  # A whole number may be too large for a float.
+        raise ValueError("not a probability")
     return float(value)
 
 
@@ -468,7 +464,9 @@ def _two_in(file: str) -> tuple[_PersonsMarks, _PersonsMarks]:
     from guard.agreement import Mark
     from guard.label_file import LabelFile
 
-    if not Path(file).exists():
+    with looked_at("--agreement", file):
+        is_there = Path(file).exists()
+    if not is_there:
         raise ConfigError(f"{file} is not there.", hint="Name a file of labels, or two.")
     marks = dict[str, dict[str, Mark]]()
     for entry in LabelFile(Path(file)).entries():

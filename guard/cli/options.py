@@ -1,8 +1,12 @@
 """Options that several subcommands have, each written once."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+
+from guard.cli.text import one_line
+from guard.errors import ConfigError
 
 BaseUrl = Annotated[
     str | None, typer.Option(metavar="URL", help="The judge's endpoint; else OPENAI_BASE_URL.")
@@ -57,3 +61,19 @@ OnStale = Annotated[
 def given(**options: object) -> dict[str, object]:
     """Those options that were given, by the configuration's key."""
     return {key: value for key, value in options.items() if value is not None}
+
+
+def time_of(option: str, text: str | None) -> datetime | None:
+    """The time that an option is given, in UTC unless it says otherwise.
+
+    Raises:
+        ConfigError: it is no time (ISO 8601).
+    """
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        why = f"{option}: {one_line(text)[:40]!r} is no time."
+        raise ConfigError(why, hint="Write 2026-11-01 or 2026-11-01T08:30 (UTC).") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -2,7 +2,7 @@
 
 import webbrowser
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,9 +24,11 @@ from guard.cli.options import (
     ProfileFile,
     RefuseBelow,
     given,
+    time_of,
 )
-from guard.cli.surveying import default_path, surveyed
-from guard.cli.text import one_line, plain
+from guard.cli.paths import is_same, looked_at, require_place
+from guard.cli.surveying import closed_if_wrong, default_path, surveyed
+from guard.cli.text import plain
 from guard.errors import ConfigError
 from guard.judge import Profiled
 
@@ -105,7 +107,10 @@ def report(
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Only the first N rows.")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the intervals' resamples.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, max=2**63 - 1, help="Of the intervals' resamples."),
+    ] = 0,
     resamples: Annotated[
         int, typer.Option(metavar="N", min=1, max=100_000, help="For the intervals.")
     ] = 1000,
@@ -142,7 +147,9 @@ def report(
         on_unmeasured=on_unmeasured,
         on_stale=on_stale,
     )
-    require_writable(output)
+    with looked_at("--output", output):
+        require_writable(output)
+    require_place("--output", output)
     if audit is not None:
         _require_alone(data, {**options, **given(config=config, verdicts=verdicts)})
         made = _of_audit(audit, _span(since, until), deployment, profile, texts=texts)
@@ -150,8 +157,9 @@ def report(
         _require_rows(data, since, until)
         dataset = rows_of(data or (), limit)
         gate, aside = deployed_gate(config, deployment, options, as_deployed=profile is not None)
-        path = verdicts or default_path(data or (), gate.judge.fingerprint)
-        _require_other(output, path, gate)
+        with closed_if_wrong(gate):
+            path = verdicts or default_path(data or (), gate.judge.fingerprint)
+            _require_other(output, path)
         survey = surveyed(gate, dataset, path, workers=workers, retry_unmeasured=retry_unmeasured)
         with survey as judgements:
             evaluation = evaluated(gate, judgements, seed, resamples)
@@ -233,23 +241,11 @@ def _require_rows(data: Sequence[str] | None, since: str | None, until: str | No
         raise ConfigError("--since and --until go with --audit only.", hint="Leave them out.")
 
 
-def _require_other(output: Path, verdicts: Path, gate: "Gate") -> None:
+def _require_other(output: Path, verdicts: Path) -> None:
     """The file of verdicts may not be there yet, so that it would not be seen as another's."""
-    if output.resolve() == verdicts.resolve():
-        judges.close(gate.judge)
+    if is_same("--output", output, verdicts):
         raise ConfigError("-o names the file of verdicts.", hint="Name another file with -o.")
 
 
 def _span(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
-    return _time("--since", since), _time("--until", until)
-
-
-def _time(option: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        why = f"{option}: {one_line(text)[:40]!r} is no time."
-        raise ConfigError(why, hint="Write 2026-11-01 or 2026-11-01T08:30 (UTC).") from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return time_of("--since", since), time_of("--until", until)

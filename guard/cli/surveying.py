@@ -1,6 +1,7 @@
 """Surveying: what ``eval``, ``calibrate`` and ``label`` share: a judge asked about every row."""
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from guard import judges
+from guard.cli.paths import looked_at
 from guard.cli.text import one_line
 
 if TYPE_CHECKING:
@@ -40,10 +42,40 @@ def share(text: str) -> float:
 
 
 def default_path(data: Sequence[str], fingerprint: str) -> Path:
-    """Where verdicts are kept unless told: in this folder, by the data's name and the judge."""
+    """Where verdicts are kept unless told: in this folder, by the data's files and the judge.
+
+    Raises:
+        ConfigError: a file of the data cannot be looked at.
+    """
     more = f"+{len(data) - 1}" if len(data) > 1 else ""
-    judge = hashlib.sha256(fingerprint.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return Path(f"{Path(data[0]).stem}{more}-{judge}.verdicts.jsonl")
+    stem = Path(data[0]).stem[:_LONGEST_STEM]
+    rows, judge = _digest(list(map(_own_path, data))), _digest(fingerprint)
+    return Path(f"{stem}{more}-{rows}-{judge}.verdicts.jsonl")
+
+
+_LONGEST_STEM = 50  # Characters of up to four bytes; a name has 255.
+
+
+def _own_path(file: str) -> str:
+    """Files of one name are told apart; a pipe's own path is another at each call."""
+    with looked_at("DATA", file):
+        path = Path(file)
+        return str(path.resolve()) if path.is_file() else file
+
+
+def _digest(value: str | list[str]) -> str:
+    # JSON escapes lone surrogates, which UTF-8 cannot hold.
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
+
+
+@contextmanager
+def closed_if_wrong(gate: "Gate") -> Generator[None]:
+    """Closes the judge where what comes between it and a survey fails."""
+    try:
+        yield
+    except BaseException:
+        judges.close(gate.judge)
+        raise
 
 
 @contextmanager

@@ -99,8 +99,9 @@ class Chain:
     def profile_of(self, verdict: Verdict) -> Profile | None:
         """The profile of the link that gave this verdict; ``None`` = the gate's policy holds."""
         # By place, not by fingerprint: the same model elsewhere has the same one, and a judge that
-        # wraps others may pass on theirs. As many were left as links stand before it.
-        link = self.links[len(verdict.tried)]
+        # wraps others may pass on theirs. As many were left as links stand before it; in a record
+        # those of the rounds before are named as well, in each of which all links were left.
+        link = self.links[len(verdict.tried) % len(self.links)]
         return self.links[0].profile if link.profile is None else link.profile
 
     def judge(self, query: Query, *, timeout: float) -> Verdict:
