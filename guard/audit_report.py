@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from guard.audit_file import Audit, Record
 from guard.decision import Reason, Route
 from guard.errors import ConfigError
-from guard.evaluation import BASELINES, percent
+from guard.evaluation import BASELINES
 from guard.outcomes import Outcome
 from guard.points import Point, Points
 from guard.policy import DEFAULT_THRESHOLDS
@@ -21,23 +21,34 @@ from guard.report_parts import (
     Parts,
     Row,
     Table,
+    are,
     certificate_words,
     certified_by,
+    counted,
     fixed,
     interval,
     moment,
+    queries,
     share,
     texts_told,
     told,
-    uncalibrated,
+    were,
 )
 from guard.thresholds import Thresholds
 
+_RAISED = "raised as errors"
+
 _ADD_OUTCOMES = (
-    "No record has a label yet, so nobody can see here how often the gate was wrong. Add what "
-    "people found: rag-guard outcome ID sufficient|insufficient --audit FILE, or many at once with "
-    "--from FILE; then make the report again."
+    "Note what people found: rag-guard outcome ID sufficient|insufficient --audit FILE, or many at "
+    "once with --from FILE; then make this report again."
 )
+
+_JUDGED = {
+    "passed": "that passed the gate",
+    "stopped": "that the gate would have refused or asked back",
+    "raised": "that the gate would have raised as errors",
+}
+"""Answers that were written, by what the gate made of them."""
 
 
 def of_audit(
@@ -65,7 +76,7 @@ def of_audit(
     log = _Log(audit.records(), audit.outcomes())
     if not log.rows:
         raise ConfigError(
-            "The audit holds no such record.", hint="Name another file, or a longer time."
+            "The audit holds no such query.", hint="Name another file, or a longer time."
         )
     parts = Parts(log.rows, certified_by(profile))
     return Report(
@@ -74,9 +85,15 @@ def of_audit(
         thresholds=log.thresholds,
         content={
             **parts.content(_texts(audit, parts) if texts else None),
-            "subtitle": f"Audit of {len(log.rows):,} decisions, {log.first} to {log.last}",
-            "alerts": [*log.alerts(profile), *_broken(audit.broken)],
-            "headline": list(log.headline()),
+            "subtitle": f"Audit of {queries(len(log.rows))}, {log.first} to {log.last}",
+            "alerts": [
+                *parts.alerts(log.calibrated, enforced=log.all_enforced),
+                *log.alerts(profile),
+                *_broken(audit.broken),
+            ],
+            "headline": [*log.headline(parts), *log.answers()],
+            "next": _next(log, parts, profile),
+            "would": not log.all_enforced,
             "certificate": _certificate(profile),
             "baselines": _baselines(log.labelled),
             "interval_note": _interval_note(log, parts.points),
@@ -94,29 +111,51 @@ def _texts(audit: Audit, parts: Parts) -> dict[str, Query]:
 
 def _certificate(profile: Profile | None) -> list[str]:
     if profile is None:
-        return ["Records hold no certificate; --profile FILE shows that of a profile."]
+        return [
+            "Nothing is promised of these thresholds here: rag-guard calibrate looks for some that "
+            "can be certified, and --profile FILE shows the certificate of a profile that has one."
+        ]
     certified = certified_by(profile)
     if certified is None:
-        return ["There is none: the profile's thresholds were set, not certified."]
+        return [
+            "There is none, so nothing is promised: the profile's thresholds were set, not "
+            "certified; rag-guard calibrate looks for some that can be."
+        ]
     return certificate_words(certified)
+
+
+def _next(log: "_Log", parts: Parts, profile: Profile | None) -> str:
+    if parts.measured and not log.labelled:
+        return _ADD_OUTCOMES
+    if parts.measured and log.calibrated and profile is None:
+        return "See what is promised: make this report again with --profile FILE."
+    if found := parts.next_step(log.calibrated):
+        return found
+    if log.all_enforced:
+        return "Keep noting outcomes, and make this report again: what is promised is of the past."
+    if log.none_enforced:
+        return "Enforce the gate for a few with canary = 0.1 in its configuration, then for all."
+    return "Raise canary step by step, as long as what people find is within the promise."
 
 
 def _broken(lines: int) -> Iterable[str]:
     if lines:
-        yield f"{lines:,} half lines, which a crash left, are not counted."
+        half = counted(lines, "half line")
+        yield f"{half}, which a crash left, {are(lines)} not counted."
 
 
 def _interval_note(log: "_Log", points: Points) -> str:
     note = WILSON
-    if len(log.questions) < len(log.rows):
+    different = len(log.questions)
+    if different < len(log.rows):
         note += (
-            f" These {len(log.rows):,} records are of {len(log.questions):,} questions, so they "
-            "are too narrow."
+            f" Only {different:,} of these {queries(len(log.rows))} {are(different)} "
+            "different, so they are too narrow."
         )
     if labelled := int(points.labelled.sum()):
         note += (
-            f" Leaks and false refusals are of the {labelled:,} records with a label: unless those "
-            "were drawn by lot, they are not the rates of all."
+            f" Leaks and false refusals are of the {queries(labelled)} with a label: unless drawn "
+            "by lot, they are not the rates of all."
         )
     return note
 
@@ -129,8 +168,8 @@ def _baselines(rows: Sequence[Row]) -> dict[str, object]:
         [BASELINES[1], told(Rate(0, 0)), told(Rate(good, good))],
     ]
     heads = ["who decides", "leaks", "false refusals"]
-    words = ["A gate must beat what costs nothing. Word overlap needs texts, which records lack."]
-    caption = "Of the records with a label"
+    words = ["A gate must beat what costs nothing. Word overlap needs texts, which an audit lacks."]
+    caption = "Of the queries with a label"
     return {"words": words, "table": {"caption": caption, "heads": heads, "rows": table}}
 
 
@@ -169,6 +208,22 @@ def _row(record: Record, outcome: Outcome | None) -> Row:
     )
 
 
+def _seen(record: Record) -> str:
+    """What the user saw."""
+    if not record.enforced:
+        return ROUTES["answer"]
+    return _RAISED if record.route is None else ROUTES[record.route]
+
+
+def _written(record: Record) -> str | None:
+    """What the gate made of an answer that was written, of `_JUDGED`; ``None`` = none was."""
+    if record.route == Route.ANSWER:
+        return "passed"
+    if record.enforced:
+        return None
+    return "raised" if record.route is None else "stopped"
+
+
 class _Log:
     """Records as rows, and what they have in common.
 
@@ -182,12 +237,15 @@ class _Log:
         self.questions = set[str]()
         self._judges, self._profiles = Counter[str](), Counter[str | None]()
         self._pairs = Counter[Thresholds]()
-        self._outcomes = list[Outcome]()
+        self._seen = Counter[str]()
+        self._judged = Counter[tuple[str | None, bool]]()
         self._enforced = self._calibrated = self._measured = 0
         for record in records:
             outcome = outcomes.get(record.id)
-            self._outcomes += [] if outcome is None else [outcome]
             self._add(record, _row(record, outcome))
+            self._seen[_seen(record)] += 1
+            if outcome is not None and outcome.helpful is not None:
+                self._judged[_written(record), outcome.helpful] += 1
 
     def _add(self, record: Record, row: Row) -> None:
         self.rows.append(row)
@@ -217,54 +275,128 @@ class _Log:
         return max(row.day or "" for row in self.rows)
 
     @property
+    def all_enforced(self) -> bool:
+        """Whether every route was acted on."""
+        return self._enforced == len(self.rows)
+
+    @property
+    def none_enforced(self) -> bool:
+        """Whether no route was acted on."""
+        return not self._enforced
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a calibrator stands behind all that was measured."""
+        return self._calibrated == self._measured
+
+    @property
     def labelled(self) -> list[Row]:
         """Records with a label."""
         return [row for row in self.rows if row.point.sufficient is not None]
 
     def alerts(self, profile: Profile | None) -> Iterable[str]:
-        """What must be known first."""
-        yield from uncalibrated(self._calibrated == self._measured, self._measured)
+        """What else must be known first."""
         if not self.labelled:
-            yield _ADD_OUTCOMES
-        if not self._enforced:
+            yield self._unlabelled()
+        if self.none_enforced:
             yield "Nothing was enforced (shadow mode): every answer was let through."
-        elif self._enforced < len(self.rows):
-            yield f"{self._enforced:,} of {len(self.rows):,} decisions were enforced, no others."
+        elif not self.all_enforced:
+            yield (
+                f"The gate was enforced for {self._enforced:,} of {queries(len(self.rows))}; the "
+                "others were answered whatever it said."
+            )
         if others := self._measured - self._pairs[self.thresholds]:
             yield (
-                f"{others:,} of {self._measured:,} measured records were decided by other "
-                "thresholds than the sliders begin at; the sliders apply one pair to all."
+                f"{self._of_measured(others)} {were(others)} routed by other thresholds than the "
+                "sliders begin at; the sliders apply one pair to all."
             )
         if profile is not None and (others := self._measured - self._profiles[profile.name]):
             yield (
-                f"{others:,} of {self._measured:,} measured records were not decided with the "
-                "profile whose certificate is shown."
+                f"{self._of_measured(others)} {were(others)} not routed with the profile whose "
+                "certificate is shown."
             )
 
-    def headline(self) -> Iterable[str]:
-        """What was decided, and how often people found it wrong."""
-        total = len(self.rows)
-        routes = ", ".join(
-            f"{rate.events:,} {name} ({percent(rate.events / total)})"
-            for name, rate in self._routes().items()
-            if rate.events
-        )
-        yield f"Of {total:,} decisions: {routes}."
-        if rows := self.labelled:
-            yield (
-                f"People looked at the contexts of {len(rows):,}. Of those answered, "
-                f"{told(_leaks(rows))} lack the evidence; of those sufficient, "
-                f"{told(_false_refusals(rows))} are refused."
+    def _of_measured(self, some: int) -> str:
+        return f"{some:,} of {counted(self._measured, 'measured query', 'measured queries')}"
+
+    def _unlabelled(self) -> str:
+        if judged := self._judged.total():
+            return (
+                f"{counted(judged, 'outcome')} {are(judged)} about answers, none about contexts; "
+                "leaks and false refusals need sufficient or insufficient (rag-guard outcome)."
             )
-        helpful = [each.helpful for each in self._outcomes if each.helpful is not None]
-        if helpful:
-            wrong = helpful.count(False)
-            yield f"Of {len(helpful):,} answers that people judged, {wrong:,} were called wrong."
+        return "No query has an outcome yet, so nobody can see here how often the gate was wrong."
+
+    def headline(self, parts: Parts) -> Iterable[str]:
+        """What users saw, what the gate did or would have done, and how often it was wrong."""
+        total = len(self.rows)
+        routes = ", ".join(self._told(parts))
+        if self.all_enforced:
+            yield f"Of {queries(total)}: {routes}."
+        elif self.none_enforced:
+            all_of_them = f"all {total:,} were" if total > 1 else "the one query was"
+            yield f"Had the gate been enforced: {routes}. In fact {all_of_them} answered."
+        else:
+            yield f"Users saw: {', '.join(self._saw())}. {self._would(parts)}"
+        if rows := self.labelled:
+            yield self._wrong(rows)
+
+    def _told(self, parts: Parts) -> Iterable[str]:
+        """Routes with their shares."""
+        for (name, rate), route in zip(self._routes().items(), (*Route, None), strict=True):
+            if rate.events:
+                missing = parts.not_measured(route) if route is not None else ""
+                inside = [share(rate.value), *([missing] if missing else [])]
+                yield f"{rate.events:,} {name} ({'; '.join(inside)})"
+
+    def _saw(self) -> Iterable[str]:
+        for name in ("refused", "asked back", _RAISED, "answered"):
+            if self._seen[name] or name in ("refused", "asked back"):
+                yield f"{self._seen[name]:,} {name}"
+
+    def _would(self, parts: Parts) -> str:
+        """What would have been seen, had all been enforced."""
+        told = list[str]()
+        for route in (Route.REFUSE, Route.CLARIFY, Route.ANSWER):
+            missing = parts.not_measured(route)
+            inside = f" ({missing})" if missing else ""
+            told.append(f"{ROUTES[route]} {_count(self.rows, route):,}{inside}")
+        if undecided := _count(self.rows, None):
+            told.append(f"raised {undecided:,} as errors")
+        return f"The gate would have {', '.join(told[:-1])} and {told[-1]}."
+
+    def _wrong(self, rows: Sequence[Row]) -> str:
+        """How often people found it wrong."""
+        leaks, refusals = _leaks(rows), _false_refusals(rows)
+        whose, verb = ("Of those answered", "are refused")
+        if not self.all_enforced:
+            whose, verb = "Of those the gate would answer", "would be refused"
+        parts = [f"People judged the contexts of {queries(len(rows))}."]
+        if leaks.n:
+            parts.append(f"{whose}, {told(leaks)} lack the evidence.")
+        if refusals.n:
+            parts.append(f"Of those with sufficient contexts, {told(refusals)} {verb}.")
+        return " ".join(parts)
+
+    def answers(self) -> Iterable[str]:
+        """What people said of answers, by what the gate made of these."""
+        for written, words in _JUDGED.items():
+            helpful, wrong = (self._judged[written, each] for each in (True, False))
+            if count := helpful + wrong:
+                yield (
+                    f"{counted(count, 'answer')} {words} {were(count)} judged: "
+                    f"{helpful:,} helpful, {wrong:,} wrong."
+                )
+        if others := self._judged[None, True] + self._judged[None, False]:
+            yield (
+                f"{counted(others, 'outcome')} on answers {are(others)} left out: the gate "
+                "had refused those queries or asked back, so that no answer was written."
+            )
 
     def _routes(self) -> dict[str, Rate]:
         total = len(self.rows)
         counts = {name: _count(self.rows, Route(route)) for route, name in ROUTES.items()}
-        counts["raised as errors"] = _count(self.rows, None)
+        counts[_RAISED] = _count(self.rows, None)
         return {name: Rate(count, total) for name, count in counts.items()}
 
     def table(self) -> Table:
@@ -273,25 +405,26 @@ class _Log:
             [name, f"{rate.events:,}", share(rate.value), interval(rate) or "–"]
             for name, rate in self._routes().items()
         ]
-        return "As recorded", ["route", "records", "share", "95 % interval (Wilson)"], rows
+        caption = "As routed" if self.all_enforced else "As routed, had the gate been enforced"
+        return caption, ["route", "queries", "share", "95 % interval (Wilson)"], rows
 
     def about(self) -> list[tuple[str, str]]:
         """What the report is made of."""
         profiles = {str(name or "none"): count for name, count in self._profiles.items()}
         thresholds = self.thresholds
-        state = "yes" if self._calibrated == self._measured else "no (calibrated: false)"
+        state = "yes" if self.calibrated else "no (calibrated: false)"
         return [
             ("Judges", _most(self._judges)),
             ("Profiles", _most(profiles)),
             (
                 "Calibrated",
-                f"{state}: {self._calibrated:,} of {self._measured:,} measured records",
+                f"{state}: {self._of_measured(self._calibrated)}",
             ),
             ("Answer at", repr(thresholds.answer_at)),
             ("Refuse below", repr(thresholds.refuse_below)),
             (
-                "Records",
-                f"{len(self.rows):,} on {len(self.questions):,} questions, {self.first} to "
+                "Queries",
+                f"{len(self.rows):,}, {len(self.questions):,} of them different, {self.first} to "
                 f"{self.last}; {self._measured:,} measured, {len(self.labelled):,} with a label",
             ),
         ]

@@ -22,6 +22,7 @@ MARK = "<!doctype html>\n<!-- A report of rag-guard. -->\n"
 
 _FIELD = re.compile(r"\{\{(\w+)\}\}")
 _JSON_STAND_INS = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+_MARKS = 4  # On one letter; Hebrew and Vietnamese need three.
 # What turns writing round, hides, or cannot be seen; joiners stay: Persian and emoji need them.
 _UNSEEN = {
     *(0x00AD, 0x034F, 0x061C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180E, 0x200B, 0x200E, 0x200F),
@@ -36,9 +37,19 @@ _UNSEEN = {
 def visible(text: str) -> str:
     """``text`` with every sign that hides or turns round as its number: ``[U+202E]``.
 
-    Line feeds and tabs stay; every other end of a line becomes a line feed.
+    So is a mark on a letter that has many: a hundred of them would cover the lines above. Line
+    feeds and tabs stay; every other end of a line becomes a line feed.
     """
-    return "".join(map(_seen, text.replace("\r\n", "\n").replace("\r", "\n")))
+    seen = "".join(map(_seen, text.replace("\r\n", "\n").replace("\r", "\n")))
+    return seen if seen.isascii() else _few_marks(seen)
+
+
+def _few_marks(text: str) -> str:
+    shown, marks = list[str](), 0
+    for character in text:
+        marks = marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
+        shown.append(f"[U+{ord(character):04X}]" if marks > _MARKS else character)
+    return "".join(shown)
 
 
 def _seen(character: str) -> str:
@@ -71,7 +82,8 @@ def rendered(title: str, data: Mapping[str, object], summary: str) -> str:
 
 def embedded(data: Mapping[str, object]) -> str:
     """JSON that ends no script element and begins no other, whatever texts it holds."""
-    text = json.dumps(_visible(data), allow_nan=False, separators=(",", ":"))
+    # Not in ASCII: a Chinese letter would take six bytes in place of three.
+    text = json.dumps(_visible(data), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return "".join(_JSON_STAND_INS.get(character, character) for character in text)
 
 

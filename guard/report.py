@@ -5,6 +5,7 @@ out in Python; the page draws them, and works out again, for whatever thresholds
 what `guard.points.Points.shares` does.
 """
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import cast
 
 from guard import page
 from guard.dataset import Dataset
-from guard.decision import Reason
+from guard.decision import Reason, Route
 from guard.errors import ConfigError
 from guard.evaluation import BASELINES, SMALL_GROUPS, Evaluation, Figure, percent
 from guard.judgement import Judgement
@@ -25,20 +26,23 @@ from guard.profile import Profile
 from guard.query import Query
 from guard.rate import Rate
 from guard.report_parts import (
+    ROUTES,
     WILSON,
     Parts,
     Row,
     Table,
+    are,
     between,
     certificate_words,
     certified_by,
+    counted,
     cuts,
     fixed,
     interval,
     moment,
+    queries,
     share,
     texts_told,
-    uncalibrated,
 )
 from guard.routing import ProfileOf, Routed, route_unmeasured, route_verdict
 from guard.thresholds import Thresholds
@@ -83,13 +87,17 @@ class Report:
             "thresholds": cuts(self.thresholds),
             "rows": self.points.packed(),
         }
-        texts = [
-            text
-            for part in ("alerts", "headline", "certificate")
-            for text in cast("list[str]", self.content[part])
-        ]
         tables = "".join(page.table(*each) for each in self.tables if each[2])
-        return page.rendered(self.title, data, page.paragraphs(texts) + tables)
+        return page.rendered(self.title, data, page.paragraphs(self._texts()) + tables)
+
+    def _texts(self) -> Iterable[str]:
+        """What is said without JavaScript."""
+        parts = cast("Mapping[str, list[str]]", self.content)
+        yield from [*parts["alerts"], *parts["headline"]]
+        definitions = cast("Iterable[tuple[str, str]]", self.content["definitions"])
+        yield from (f"{term}: {meaning}" for term, meaning in definitions)
+        yield f"Next: {self.content['next']}"
+        yield from parts["certificate"]
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes it, whole or not at all, for this user alone; only a report is replaced.
@@ -147,7 +155,11 @@ def _write(target: Path, text: str) -> None:
 
 
 def _not_written(target: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"{str(target)!r} cannot be written: {error.strerror}.", hint=_FOLDER_HINT)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return ConfigError(
+        f"{str(target)!r} cannot be written: {error.strerror}.",
+        hint="Make room, or name another file." if full else _FOLDER_HINT,
+    )
 
 
 # ── Of an evaluation ─────────────────────────────────────────────────────────────────────────────
@@ -177,11 +189,12 @@ def of_evaluation(
         left_aside: why a profile was left aside, if one was.
         made: when; ``None`` = now.
     """
-    queries = {row.id: row.query for row in dataset.rows}
-    rows = list(_rows(judgements, queries, policy, profile, profile_of))
-    certified = None if profile_of is not None else certified_by(profile)
+    asked = {row.id: row.query for row in dataset.rows}
+    rows = list(_rows(judgements, asked, policy, profile, profile_of))
+    several = profile_of is not None
+    certified = None if several else certified_by(profile)
     parts = Parts(rows, certified)
-    content = parts.content(queries if texts else None)
+    content = parts.content(asked if texts else None)
     curve = {**cast("dict[str, object]", content["curve"]), "overlap": _overlap(evaluation)}
     return Report(
         title=f"{name or 'Evaluation'}: what is answered, and what leaks",
@@ -190,11 +203,17 @@ def of_evaluation(
         content={
             **content,
             "curve": curve,
-            "subtitle": f"Evaluation on {evaluation.rows:,} labelled rows",
-            "alerts": list(_alerts(evaluation, left_aside, several=profile_of is not None)),
-            "headline": list(_headline(evaluation)),
+            "subtitle": "Evaluation on "
+            + counted(evaluation.rows, "labelled query", "labelled queries"),
+            "alerts": [
+                *parts.alerts(evaluation.calibrated),
+                *_alerts(evaluation, left_aside, several=several),
+            ],
+            "headline": list(_headline(evaluation, parts)),
+            "next": _next(evaluation, parts, several=several),
+            "would": False,
             "certificate": (
-                _why_none(left_aside, several=profile_of is not None)
+                _why_none(left_aside, several=several)
                 if certified is None
                 else certificate_words(certified)
             ),
@@ -252,7 +271,6 @@ def _hashes(query: Query) -> tuple[str, str]:
 
 
 def _alerts(evaluation: Evaluation, left_aside: str | None, *, several: bool) -> Iterable[str]:
-    yield from uncalibrated(evaluation.calibrated, evaluation.measured)
     if left_aside is not None:
         yield f"The deployment's profile was left aside: {left_aside}"
     if several:
@@ -261,16 +279,23 @@ def _alerts(evaluation: Evaluation, left_aside: str | None, *, several: bool) ->
             "one pair to all of them."
         )
     if evaluation.groups < SMALL_GROUPS:
-        yield f"{evaluation.groups} groups are too few for any figure here to be trusted."
+        few = counted(evaluation.groups, "group")
+        yield f"{few} {are(evaluation.groups)} too few for any figure here to be trusted."
 
 
-def _headline(evaluation: Evaluation) -> Iterable[str]:
-    routes, figures = evaluation.routes, evaluation.figures
-    thresholds, leak, refusal = evaluation.thresholds, figures["leak"], figures["false_refusal"]
-    undecided = f", {routes['undecided']:,} raised as errors" if routes["undecided"] else ""
+def _next(evaluation: Evaluation, parts: Parts, *, several: bool) -> str:
+    if several and parts.measured:
+        return "Report on each judge by itself, with its own profile, to see what is promised."
+    return parts.next_step(evaluation.calibrated) or (
+        "Enforce the gate for a few with canary = 0.1 in its configuration, then for all."
+    )
+
+
+def _headline(evaluation: Evaluation, parts: Parts) -> Iterable[str]:
+    figures, thresholds = evaluation.figures, evaluation.thresholds
+    leak, refusal = figures["leak"], figures["false_refusal"]
     yield (
-        f"Of {evaluation.rows:,} questions, {routes['answer']:,} are answered, "
-        f"{routes['clarify']:,} asked back and {routes['refuse']:,} refused{undecided} "
+        f"Of {queries(evaluation.rows)}, {', '.join(_routed(evaluation, parts))} "
         f"(answer at {thresholds.answer_at:.4g}, refuse below {thresholds.refuse_below:.4g})."
     )
     if leak.value is None:
@@ -281,12 +306,22 @@ def _headline(evaluation: Evaluation) -> Iterable[str]:
             f"{between(leak)}: answers that may be made up."
         )
     if refusal.value is None:
-        yield "No row is labelled sufficient, so no refusal can be called false."
+        yield "No query is labelled sufficient, so no refusal can be called false."
     else:
         yield (
             f"Of the {refusal.n:,} that could have been answered, {percent(refusal.value)} are "
             f"refused{between(refusal)}."
         )
+
+
+def _routed(evaluation: Evaluation, parts: Parts) -> Iterable[str]:
+    for name, words in {**ROUTES, "undecided": "raised as errors"}.items():
+        count = evaluation.routes[name]
+        if not count and name == "undecided":
+            continue
+        missing = parts.not_measured(Route(name)) if name in ROUTES else ""
+        verb = f"{are(count)} " if name == "answer" else ""
+        yield f"{count:,} {verb}{words}" + (f" ({missing})" if missing else "")
 
 
 def _why_none(left_aside: str | None, *, several: bool) -> list[str]:
@@ -298,8 +333,8 @@ def _why_none(left_aside: str | None, *, several: bool) -> list[str]:
     aside = "" if left_aside is None else " Its profile was left aside, see above."
     return [
         f"There is none: nothing is promised of these thresholds.{aside} The rates on this page "
-        "are what was seen on these rows, no more. rag-guard calibrate looks for thresholds that "
-        "can be certified."
+        "are what was seen on these queries, no more. rag-guard calibrate looks for thresholds "
+        "that can be certified."
     ]
 
 
@@ -307,8 +342,9 @@ def _interval_note(evaluation: Evaluation) -> str:
     if evaluation.groups == evaluation.rows:
         return WILSON
     return (
-        f"{WILSON} These {evaluation.rows:,} rows are of {evaluation.groups:,} groups, so they are "
-        "too narrow; those at the top of the page and beside the baselines are over groups."
+        f"{WILSON} These {queries(evaluation.rows)} are of {counted(evaluation.groups, 'group')}, "
+        "so they are too narrow; those at the top of the page and beside the baselines are over "
+        "groups."
     )
 
 
@@ -328,10 +364,10 @@ def _about(
         ("Answer at", repr(thresholds.answer_at)),
         ("Refuse below", repr(thresholds.refuse_below)),
         (
-            "Rows",
-            f"{evaluation.rows:,} in {evaluation.groups:,} groups: {evaluation.sufficient:,} "
-            f"sufficient, {evaluation.insufficient:,} insufficient; {evaluation.measured:,} "
-            f"measured, {evaluation.no_contexts:,} with nothing retrieved",
+            "Queries",
+            f"{evaluation.rows:,} in {counted(evaluation.groups, 'group')}: "
+            f"{evaluation.sufficient:,} sufficient, {evaluation.insufficient:,} insufficient; "
+            f"{evaluation.measured:,} measured, {evaluation.no_contexts:,} with nothing retrieved",
         ),
         ("Data", f"version {dataset.version}"),
         (
@@ -352,14 +388,14 @@ def _figure_table(evaluation: Evaluation) -> Table:
         for name in _NAMES
         for figure in [evaluation.figures[name]]
     ]
-    return "At this run's thresholds", ["figure", "value", "95 % interval", "of rows"], rows
+    return "At the thresholds in use", ["figure", "value", "95 % interval", "of queries"], rows
 
 
 def _baselines(evaluation: Evaluation) -> dict[str, object]:
     caption, heads, rows = _baseline_table(evaluation)
     words = [
         "A judge must beat what costs nothing. Word overlap answers from the share of words on "
-        "that suits these very rows best, so it is favoured."
+        "that suits these very queries best, so it is favoured."
     ]
     return {"words": words, "table": {"caption": caption, "heads": heads, "rows": rows}}
 

@@ -25,6 +25,13 @@ LONGEST_QUESTION, LONGEST_CONTEXT, MOST_CONTEXTS = 600, 1200, 5
 """Characters, characters, passages: of the texts shown."""
 
 ROUTES = {"answer": "answered", "clarify": "asked back", "refuse": "refused"}
+_TILES = {"coverage": Route.ANSWER, "clarify_rate": Route.CLARIFY, "refuse_rate": Route.REFUSE}
+
+DEFINITIONS = (
+    ("Leak", "answered although the passages do not hold the answer."),
+    ("False refusal", "refused although the passages hold the answer."),
+    ("P(True)", "how sure the judge is that the passages hold the answer, from 0 to 1."),
+)
 
 Table = tuple[str, Sequence[str], list[list[str]]]
 """Caption, heads, rows."""
@@ -77,10 +84,15 @@ class Parts:
     Args:
         rows: at least one.
         certified: thresholds with a promise; ``None`` = there are none.
+
+    Attributes:
+        points: the rows, as thresholds move them.
+        measured: how many rows have a probability.
     """
 
     def __init__(self, rows: Sequence[Row], certified: Certified | None) -> None:
         self.points = Points(row.point for row in rows)
+        self.measured = sum(row.p is not None for row in rows)
         self._rows, self._certified = rows, certified
 
     def content(self, texts: Mapping[str, Query] | None) -> dict[str, object]:
@@ -94,7 +106,11 @@ class Parts:
             "labelled": bool(self.points.labelled.any()),
             "all_labelled": bool(self.points.labelled.all()),
             "certified": self._certified and _promised(self._certified),
-            "uncertified": "No thresholds are certified here: nothing is promised of any.",
+            "uncertified": "No thresholds are certified here, so nothing is promised of any; "
+            "rag-guard calibrate looks for some that can be.",
+            "definitions": DEFINITIONS,
+            "measured": self.measured > 0,
+            "not_measured": self._tiles(),
             "histogram": self._histogram(),
             "curve": _curve(scored),
             "reliability": _reliability(metrics.reliability(scored), len(scored)),
@@ -118,6 +134,71 @@ class Parts:
         ]
         return [list(counts) for counts in zip(*columns, strict=True)]
 
+    # ── What must be known first, and done next ──────────────────────────────────────────────────
+
+    def alerts(self, calibrated: bool, *, enforced: bool = True) -> Iterable[str]:
+        """What must be said first of probabilities that are none, or not calibrated."""
+        if not self.measured:
+            yield self._nothing_measured(enforced)
+        elif not calibrated:
+            yield (
+                "Not calibrated: P(True) is the judge's own number, and may be far from the share "
+                "of queries that are sufficient. rag-guard calibrate mends that."
+            )
+
+    def _nothing_measured(self, enforced: bool) -> str:
+        asked = [row for row in self._rows if row.missing != Reason.NO_CONTEXTS]
+        if not asked:
+            return "Nothing was retrieved for any query, so the judge was never asked."
+        kinds = Counter(_words(row.missing or "unknown") for row in asked)
+        told = ", ".join(f"{kind}: {count:,}" for kind, count in kinds.most_common())
+        which = "the one query" if len(asked) == 1 else f"any of the {queries(len(asked))}"
+        those = "" if len(asked) == len(self._rows) else " that it was asked about"
+        usable = " to go by" if Reason.STALE_PROFILE in (row.missing for row in asked) else ""
+        went = "They went" if enforced else "Where the gate is enforced they go"
+        return (
+            f"The judge gave no verdict{usable} on {which}{those} ({told}). "
+            f"{went} where {_senders(asked)} them: {_sent(asked)}."
+        )
+
+    def next_step(self, calibrated: bool) -> str | None:
+        """What to do next; ``None`` = thresholds are certified, and nothing speaks against them."""
+        if not self.measured:
+            return self._to_measure()
+        if not calibrated or self._certified is None:
+            return (
+                "Calibrate on labelled queries (rag-guard label makes them): rag-guard calibrate "
+                "makes P(True) a probability, and looks for thresholds that can be certified."
+            )
+        certificate = self._certified.certificate
+        shares = self.points.shares(self._certified.thresholds)
+        promised = {"leak": certificate.leak, "false_refusal": certificate.false_refusal}
+        if any(_above(shares[name], bound) for name, bound in promised.items()):
+            return (
+                "Enforce no more than now: these queries show more than is promised. Label new "
+                "ones (rag-guard label), and certify anew (rag-guard calibrate)."
+            )
+        return None
+
+    def _to_measure(self) -> str:
+        reasons = {row.missing for row in self._rows}
+        if reasons == {Reason.NO_CONTEXTS.value}:
+            return "Look at the retriever, which found nothing."
+        if Reason.STALE_PROFILE.value in reasons:
+            return "Make a profile for this judge: rag-guard calibrate."
+        return "Find out what the judge's endpoint answers: rag-guard doctor."
+
+    def not_measured(self, route: Route | None) -> str:
+        """How many of a route have no probability, in words; empty = none."""
+        missing = [row.missing for row in self._rows if row.route is route and row.missing]
+        empty = missing.count(Reason.NO_CONTEXTS.value)
+        counts = {"not measured": len(missing) - empty, "with nothing retrieved": empty}
+        told = ", ".join(f"{count:,} {words}" for words, count in counts.items() if count)
+        return f"of them {told}" if told else ""
+
+    def _tiles(self) -> dict[str, str]:
+        return {name: self.not_measured(route) for name, route in _TILES.items()}
+
     # ── Mistakes ─────────────────────────────────────────────────────────────────────────────────
 
     def mistakes(self) -> list[tuple[str, str, list[Row]]]:
@@ -132,7 +213,8 @@ class Parts:
         ]
 
     def _mistakes(self, texts: Mapping[str, Query] | None) -> dict[str, object]:
-        words = ["Mistakes as they were routed in this run, wherever the sliders stand."]
+        stand = ", wherever the sliders stand" if self.measured else ""
+        words = [f"Mistakes as the gate routed them{stand}."]
         if texts is None:
             words.append("Texts are left out; --texts puts questions and passages in.")
         lists = [
@@ -147,11 +229,11 @@ class Parts:
         caption, heads, rows = self.unmeasured_table()
         total = sum(row.missing not in (None, Reason.NO_CONTEXTS) for row in self._rows)
         words = [
-            f"Of {len(self._rows):,} rows, the judge was asked about {total:,} "
+            f"Of {queries(len(self._rows))}, the judge was asked about {total:,} "
             f"({percent(total / len(self._rows))}) in vain, or its profile is not for them. No "
             "threshold moves them: the policy says where they go."
             if total
-            else "Every row that the judge was asked about was measured."
+            else "Every query that the judge was asked about was measured."
         ]
         kinds = {"caption": caption, "heads": heads, "rows": rows}
         return {"words": words, "kinds": kinds, "days": self._days()}
@@ -163,7 +245,7 @@ class Parts:
             [_words(reason), f"{count:,}", percent(count / len(self._rows)), self._went(reason)]
             for reason, count in reasons.most_common()
         ]
-        return "Rows without a probability", ["why", "rows", "share", "where they went"], rows
+        return "Queries without a probability", ["why", "queries", "share", "where they go"], rows
 
     def _went(self, reason: str) -> str:
         routes = Counter(row.route for row in self._rows if row.missing == reason)
@@ -241,7 +323,8 @@ def _digests(row: Row) -> Iterable[str]:
 def _contexts(contexts: Sequence[str]) -> list[str]:
     shown = [_shortened(text, LONGEST_CONTEXT) for text in contexts[:MOST_CONTEXTS]]
     more = len(contexts) - len(shown)
-    return [*shown, f"[{more:,} more passages are left out.]"] if more else shown
+    told = f"[{counted(more, 'more passage')} {are(more)} left out.]"
+    return [*shown, told] if more else shown
 
 
 def _shortened(text: str, most: int) -> str:
@@ -256,7 +339,7 @@ def cuts(thresholds: Thresholds) -> dict[str, float]:
     return {"answer_at": thresholds.answer_at, "refuse_below": thresholds.refuse_below}
 
 
-_NOTHING = ["No row with a label was measured."]
+_NOTHING = ["No query with a label was measured."]
 
 
 def _curve(scored: Scored) -> dict[str, object]:
@@ -265,8 +348,8 @@ def _curve(scored: Scored) -> dict[str, object]:
         return {"points": [], "words": _NOTHING}
     area = float(metrics.aurc(scored))
     words = [
-        "Each point is a threshold: how many of the measured rows it would answer, and how many of "
-        f"those lack the evidence. Lower is better; the area under it is {area:.4f}.",
+        "Each point is a threshold: how many of the measured queries it would answer, and how many "
+        f"of those lack the evidence. Lower is better; the area under it is {area:.4f}.",
         " ".join(_coverage(scored, risk) for risk in (0.05, 0.10)),
     ]
     return {"points": _curve_points(scored), "words": words}
@@ -291,9 +374,9 @@ def _reliability(bins: Sequence[Bin], rows: int) -> dict[str, object]:
         return {"bins": [], "words": _NOTHING}
     error = sum(each.rows * abs(each.probability - each.sufficient) for each in bins) / rows
     words = [
-        f"{rows:,} measured rows in {len(bins)} bins of about equal size. On the dashed line, "
-        "eight in ten rows with P(True) .8 are sufficient; the mean distance from it is "
-        f"{error:.3f}."
+        f"{counted(rows, 'measured query', 'measured queries')} in "
+        f"{counted(len(bins), 'bin')} of about equal size. On the dashed line, eight in ten "
+        f"queries with P(True) .8 are sufficient; the mean distance from it is {error:.3f}."
     ]
     return {"bins": [list(_bin(each)) for each in bins], "words": words}
 
@@ -305,6 +388,47 @@ def _bin(each: Bin) -> Iterable[float]:
 
 
 # ── Words ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number and what it counts: ``"1 query"``, ``"2,000 queries"``."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def queries(number: int) -> str:
+    """So many queries."""
+    return counted(number, "query", "queries")
+
+
+def are(number: int) -> str:
+    """``"is"`` of one, ``"are"`` of others."""
+    return "is" if number == 1 else "are"
+
+
+def were(number: int) -> str:
+    """``"was"`` of one, ``"were"`` of others."""
+    return "was" if number == 1 else "were"
+
+
+def _senders(rows: Sequence[Row]) -> str:
+    """The settings that send rows without a probability somewhere."""
+    stale = sum(row.missing == Reason.STALE_PROFILE for row in rows)
+    if stale:
+        return "on_stale sends" if stale == len(rows) else "on_unmeasured and on_stale send"
+    return "on_unmeasured sends"
+
+
+def _sent(rows: Sequence[Row]) -> str:
+    """The routes of rows, with their counts where there are several."""
+    routes = Counter("raise" if row.route is None else row.route.value for row in rows)
+    if len(routes) == 1:
+        return next(iter(routes))
+    return ", ".join(f"{route} ({count:,})" for route, count in routes.most_common())
+
+
+def _above(seen: Rate, promised: Bound) -> bool:
+    """Whether more was seen than a promise allows, and not by chance."""
+    return seen.interval is not None and seen.interval[0] > promised.most
 
 
 def certified_by(profile: Profile | None) -> Certified | None:
@@ -329,11 +453,11 @@ def certificate_words(found: Certified) -> list[str]:
         f"Certified: answer at {thresholds.answer_at:.4f}, "
         f"refuse below {thresholds.refuse_below:.4f}.",
         f"With {certificate.confidence * 100:g} % confidence, of new queries drawn as the labelled "
-        f"rows were, a random one of a random group, at most {percent(leak.most)} of the answered "
+        f"ones were, a random one of a random group, at most {percent(leak.most)} of the answered "
         f"ones lack evidence, and at most {percent(refusal.most)} of the sufficient ones are "
         "refused. Both hold together.",
-        f"Seen on {certificate.n:,} rows, one of each group: {_seen(leak)} answered ones leaked, "
-        f"{_seen(refusal)} sufficient ones were refused. Method: {certificate.method}.",
+        f"Seen on {queries(certificate.n)}, one of each group: {_seen(leak)} answered ones "
+        f"leaked, {_seen(refusal)} sufficient ones were refused. Method: {certificate.method}.",
         "Refusing below a lower threshold keeps the promise on false refusals: nothing else is "
         "refused. Answering from a higher one keeps that on leaks where a higher P(True) does not "
         "mean more leaks, which was not tested by itself. Once questions, documents, judge or "
@@ -345,18 +469,7 @@ def _seen(bound: Bound) -> str:
     return f"{bound.events:,} of {bound.rows:,}"
 
 
-def uncalibrated(calibrated: bool, measured: int) -> Iterable[str]:
-    """What must be said first of probabilities that are none, or not calibrated."""
-    if not measured:
-        yield "No row could be measured: these figures are no judge's."
-    elif not calibrated:
-        yield (
-            "Not calibrated: P(True) is the judge's own number, and may be far from the share of "
-            "rows that are sufficient. rag-guard calibrate mends that."
-        )
-
-
-WILSON = "Intervals in this part are Wilson's (1927), of 95 %, which take rows for independent."
+WILSON = "Intervals in this part are Wilson's (1927), of 95 %, which take queries for independent."
 
 
 def between(found: Figure | Rate) -> str:

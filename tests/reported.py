@@ -1,7 +1,7 @@
 """Rows, a judge's word on them, and records of an audit, drawn by a seeded lot: for reports."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from guard.dataset import Dataset, Row
 from guard.errors import UnmeasuredKind
 from guard.evaluation import Evaluation, evaluate
 from guard.judgement import Judgement
-from guard.outcomes import OutcomeFile, Word
+from guard.outcomes import OutcomeFile, Said, Word
 from guard.overlap import overlap
 from guard.report import Report, of_evaluation
 from guard.testing import Scripted, ScriptedJudge
@@ -62,6 +62,14 @@ class Sample:
             policy = replace(policy, thresholds=thresholds)
             profile = profile and replace(profile, thresholds=thresholds)
         return evaluate(self.judgements, policy, profile, resamples=resamples)
+
+    def failing(self, reason: str) -> "Sample":
+        """The same rows, of which none was measured."""
+        failed = [
+            replace(one, verdict=None, reason=one.reason if one.reason == "no_contexts" else reason)
+            for one in self.judgements
+        ]
+        return replace(self, judgements=failed)
 
     def report(self, *, texts: bool = False, name: str | None = "Town guide") -> Report:
         """The report of it."""
@@ -147,9 +155,28 @@ def _verdict(lot: random.Random, odds: float) -> Verdict:
 # ── An audit ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def audited(path: Path, count: int = 300, *, texts: bool = False, labelled: float = 0.5) -> Audit:
-    """An audit of as many decisions over twenty days, some with an outcome."""
-    found = sample(count)
+def audited(
+    path: Path,
+    count: int = 300,
+    *,
+    texts: bool = False,
+    labelled: float = 0.5,
+    policy: Policy = POLICY,
+    about: Collection[str] = ("contexts", "answers"),
+    failing: UnmeasuredKind | None = None,
+) -> Audit:
+    """An audit of as many decisions over twenty days.
+
+    Args:
+        path: of the file.
+        count: how many decisions.
+        texts: whether it keeps them.
+        labelled: the share that has outcomes.
+        policy: what routed.
+        about: what the outcomes are about.
+        failing: how every query that the judge was asked about failed, if it did.
+    """
+    found = sample(count) if failing is None else sample(count).failing(failing)
     said = {row.query: one for row, one in zip(found.dataset.rows, found.judgements, strict=True)}
 
     def script(query: Query) -> Scripted:
@@ -160,20 +187,23 @@ def audited(path: Path, count: int = 300, *, texts: bool = False, labelled: floa
 
     gate = Gate(
         ScriptedJudge(script, name="report"),
-        POLICY,
+        policy,
         retry=Retry(attempts=1),
         profile=PROFILE,
         deployment="town guide",
     )
-    lot, outcomes = random.Random(3), list[tuple[str, Word]]()
+    lot, outcomes = random.Random(3), list[Said]()
     with AuditLog(path, texts=texts) as log:
         for number, row in enumerate(found.dataset.rows):
             made = gate.check(row.query.question, row.query.contexts, lang=row.query.lang)
             time = datetime(2026, 11, 1, 12, tzinfo=UTC) + timedelta(days=20 * number // count)
             log.observe(replace(made, time=time))
             if lot.random() < labelled:
-                outcomes.append((made.id, "sufficient" if row.sufficient else "insufficient"))
-                outcomes.append((made.id, "helpful" if lot.random() < 0.8 else "wrong"))
+                words: dict[str, Word] = {
+                    "contexts": "sufficient" if row.sufficient else "insufficient",
+                    "answers": "helpful" if lot.random() < 0.8 else "wrong",
+                }
+                outcomes += [Said(made.id, words[each]) for each in about]
     if outcomes:
         OutcomeFile(path).add(outcomes)
     return Audit(path)

@@ -1,6 +1,7 @@
 """Reports: their figures are the evaluation's, their files private, their texts only text."""
 
 import base64
+import errno
 import hashlib
 import json
 import logging
@@ -14,17 +15,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from reported import MADE, PROFILE, Sample, audited, sample
+from reported import MADE, POLICY, PROFILE, Sample, audited, sample
 
 from guard import ConfigError, Policy, Profile, Query, Thresholds, judges
 from guard.audit_file import Audit
 from guard.audit_report import of_audit
 from guard.cli import main
+from guard.decision import Mode, Route
 from guard.judge import Judge
 from guard.page import MARK, embedded, visible
 from guard.points import Point, Points
 from guard.rate import Rate
 from guard.report import Report, of_evaluation
+from guard.report_parts import Parts, Row
 from guard.testing import Scripted, ScriptedJudge
 
 PAIRS = [
@@ -213,13 +216,156 @@ def test_rows_of_like_groups_have_wider_intervals_and_it_is_said() -> None:
 
 
 def test_nothing_measured() -> None:
+    """A judge that is down is told from one that refuses."""
     made = sample(40)
-    failed = [replace(one, verdict=None, reason="timeout") for one in made.judgements]
-    report = replace(made, judgements=failed).report()
+    report = replace(
+        made, judgements=[replace(one, verdict=None, reason="timeout") for one in made.judgements]
+    ).report()
     content = data_of(report)
-    assert any("No row could be measured" in alert for alert in content["alerts"])
+    assert content["alerts"][0] == (
+        "The judge gave no verdict on any of the 40 queries (timeout: 40). They went where "
+        "on_unmeasured sends them: clarify."
+    )
+    assert not content["measured"]
+    assert "40 asked back (of them 40 not measured)" in content["headline"][0]
+    assert content["not_measured"]["clarify_rate"] == "of them 40 not measured"
+    assert content["next"].endswith("rag-guard doctor.")
     assert (content["curve"]["points"], content["reliability"]["bins"]) == ([], [])
     assert report.shares()["clarify_rate"].value == 1
+
+
+@pytest.mark.parametrize(
+    ("reasons", "alert", "step"),
+    [
+        (
+            ("unavailable", "unavailable", "timeout"),
+            "The judge gave no verdict on any of the 3 queries (unavailable: 2, timeout: 1). They "
+            "went where on_unmeasured sends them: refuse (2), clarify (1).",
+            "rag-guard doctor",
+        ),
+        (
+            ("no_contexts", "unavailable"),
+            "The judge gave no verdict on the one query that it was asked about (unavailable: 1). "
+            "They went where on_unmeasured sends them: refuse.",
+            "rag-guard doctor",
+        ),
+        (
+            ("no_contexts", "no_contexts"),
+            "Nothing was retrieved for any query, so the judge was never asked.",
+            "retriever",
+        ),
+        (
+            ("stale_profile", "stale_profile"),
+            "The judge gave no verdict to go by on any of the 2 queries (stale profile: 2). They "
+            "went where on_stale sends them: refuse.",
+            "rag-guard calibrate",
+        ),
+        (
+            ("stale_profile", "timeout"),
+            "The judge gave no verdict to go by on any of the 2 queries (stale profile: 1, "
+            "timeout: 1). They went where on_unmeasured and on_stale send them: refuse (1), "
+            "clarify (1).",
+            "rag-guard calibrate",
+        ),
+    ],
+)
+def test_why_nothing_was_measured(reasons: tuple[str, ...], alert: str, step: str) -> None:
+    routes = {"timeout": Route.CLARIFY}
+    rows = [
+        Row(str(at), Point(fixed="refuse"), None, reason, routes.get(reason, Route.REFUSE))
+        for at, reason in enumerate(reasons)
+    ]
+    parts = Parts(rows, certified=None)
+    assert list(parts.alerts(calibrated=True)) == [alert]
+    assert step in str(parts.next_step(calibrated=True))
+
+
+def test_what_was_not_measured_is_split_from_routes() -> None:
+    made = sample()
+    content, evaluation = data_of(made.report()), made.evaluation()
+    routes = {"refuse_rate": "refuse", "coverage": "answer", "clarify_rate": "clarify"}
+    kinds = {
+        "coverage": ("low_mass",),
+        "clarify_rate": ("timeout",),
+        "refuse_rate": ("content_filter", "rate_limited", "stale_profile"),
+    }
+    for name, reasons in kinds.items():
+        count = sum(evaluation.unmeasured.get(reason, 0) for reason in reasons)
+        assert 0 < count < evaluation.routes[routes[name]]
+        told = f"of them {count} not measured"
+        assert content["not_measured"][name].startswith(told)
+        assert told in content["headline"][0]
+    assert (
+        f"{evaluation.no_contexts} with nothing retrieved"
+        in (content["not_measured"]["refuse_rate"])
+    )
+
+
+def test_managers_are_told_what_the_words_mean_and_what_to_do() -> None:
+    content = data_of(sample().report())
+    assert [term for term, _ in content["definitions"]] == ["Leak", "False refusal", "P(True)"]
+    html = sample().report().html()
+    plain = html[html.index("<noscript>") : html.index("</noscript>")]
+    for words in ("answered although the passages do not hold the answer", "Next: Enforce"):
+        assert words in plain
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (sample(), "canary = 0.1"),
+        (sample(profile=None), "rag-guard calibrate"),
+        (sample(profile=replace(PROFILE, certificate=None)), "rag-guard calibrate"),
+    ],
+    ids=["certified", "bare", "uncertified"],
+)
+def test_what_to_do_next(made: Sample, told: str) -> None:
+    assert told in data_of(made.report())["next"]
+
+
+def test_nobody_is_sent_on_where_the_promise_is_broken() -> None:
+    made = sample()
+    wrong = [replace(one, sufficient=not one.sufficient) for one in made.judgements]
+    step = data_of(replace(made, judgements=wrong).report())["next"]
+    assert "more than is promised" in step and "canary" not in step
+
+
+def test_one_is_no_plural() -> None:
+    made = sample(40)
+    one = replace(
+        made,
+        judgements=[replace(each, group="only") for each in made.judgements if each.verdict][:1],
+    )
+    content = data_of(one.report())
+    assert content["subtitle"] == "Evaluation on 1 labelled query"
+    assert content["alerts"][0].startswith("1 group is too few")
+    assert content["reliability"]["words"][0].startswith("1 measured query in 1 bin of")
+
+
+@pytest.mark.parametrize("kind", ["evaluation", "audit", "shadow"])
+def test_one_word_for_a_query(tmp_path: Path, kind: str) -> None:
+    if kind == "evaluation":
+        report = sample().report()
+    else:
+        policy = replace(POLICY, mode="shadow" if kind == "shadow" else "enforce")
+        report = of_audit(audited(tmp_path / "audit.jsonl", policy=policy))
+    html = report.html()
+    plain = html[html.index("<noscript>") : html.index("</noscript>")]
+    content = data_of(report)
+    texts = [
+        re.sub("<[^>]*>", " ", plain),
+        *content["headline"],
+        *content["alerts"],
+        *content["mistakes"]["words"],
+    ]
+    texts += [
+        *content["curve"]["words"],
+        *content["reliability"]["words"],
+        content["interval_note"],
+    ]
+    texts += [name for name, _ in content["about"]]
+    for text in texts:
+        assert not re.search(r"\b(rows?|records?|decisions?|in this run)\b", text, re.IGNORECASE)
 
 
 # ── Safety ───────────────────────────────────────────────────────────────────────────────────────
@@ -345,6 +491,17 @@ def test_a_link_to_a_report_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_text("utf-8").startswith(MARK)
 
 
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigError, match="No space left on device") as told:
+        sample(30).report().write(tmp_path / "report.html")
+    assert told.value.hint == "Make room, or name another file."
+    assert list(tmp_path.iterdir()) == [], "nothing half written is left"
+
+
 def test_a_folder_that_is_missing_or_closed(tmp_path: Path) -> None:
     report = sample(30).report()
     with pytest.raises(ConfigError, match="There is no folder"):
@@ -378,7 +535,19 @@ def test_an_audit_with_outcomes(audit: Audit) -> None:
     assert content["labelled"] and not content["all_labelled"]
     assert content["certified"]["answer_at"] == PROFILE.thresholds.answer_at
     assert f"{len(told)}" in content["headline"][1]
-    assert "called wrong" in content["headline"][2]
+    written = [
+        outcomes[record.id].helpful
+        for record in records
+        if record.route == "answer" and record.id in outcomes
+    ]
+    lost = len(told) - len(written)
+    assert content["headline"][2:] == [
+        f"{len(written)} answers that passed the gate were judged: {written.count(True)} helpful, "
+        f"{written.count(False)} wrong.",
+        f"{lost} outcomes on answers are left out: the gate had refused those queries or asked "
+        "back, so that no answer was written.",
+    ]
+    assert content["next"].startswith("Keep noting outcomes")
     assert sum(map(sum, content["histogram"])) == sum(
         record.probability is not None and record.reason != "stale_profile" for record in records
     )
@@ -387,9 +556,131 @@ def test_an_audit_with_outcomes(audit: Audit) -> None:
 def test_an_audit_without_outcomes(tmp_path: Path) -> None:
     content = data_of(of_audit(audited(tmp_path / "audit.jsonl", labelled=0)))
     assert not content["labelled"]
-    assert any("rag-guard outcome ID" in alert for alert in content["alerts"])
+    assert any("No query has an outcome yet" in alert for alert in content["alerts"])
+    assert "rag-guard outcome ID" in content["next"]
     assert len(content["headline"]) == 1
     assert content["certified"] is None and "--profile" in content["certificate"][0]
+    assert "Nothing is promised" in content["certificate"][0]
+    assert "rag-guard calibrate" in content["certificate"][0]
+
+
+def test_an_audit_in_shadow(tmp_path: Path) -> None:
+    """What the gate would have done is told from what users saw."""
+    shadow = audited(
+        tmp_path / "audit.jsonl",
+        policy=replace(POLICY, mode="shadow"),
+        labelled=1,
+        about=["answers"],
+    )
+    content = data_of(of_audit(shadow, profile=PROFILE))
+    routes = [record.route for record in shadow.records()]
+    head = content["headline"][0]
+    assert re.sub(r" \([^)]*\)", "", head) == (
+        f"Had the gate been enforced: {routes.count('answer')} answered, "
+        f"{routes.count('clarify')} asked back, {routes.count('refuse')} refused. "
+        "In fact all 300 were answered."
+    )
+    assert content["would"]
+    passed, stopped = content["headline"][1:]
+    outcomes = shadow.outcomes()
+    for told, words, answered in (
+        (passed, "that passed the gate", True),
+        (stopped, "that the gate would have refused or asked back", False),
+    ):
+        helpful = [
+            outcomes[record.id].helpful
+            for record in shadow.records()
+            if (record.route == "answer") is answered
+        ]
+        assert told == (
+            f"{len(helpful)} answers {words} were judged: {helpful.count(True)} helpful, "
+            f"{helpful.count(False)} wrong."
+        )
+    assert (
+        "300 outcomes are about answers, none about contexts; leaks and false refusals need "
+        "sufficient or insufficient (rag-guard outcome)."
+    ) in content["alerts"]
+    assert "rag-guard outcome ID" in content["next"]
+
+
+def test_labels_in_shadow_are_of_what_the_gate_would_do(tmp_path: Path) -> None:
+    shadow = audited(tmp_path / "audit.jsonl", policy=replace(POLICY, mode="shadow"))
+    content = data_of(of_audit(shadow, profile=PROFILE))
+    assert "Of those the gate would answer" in content["headline"][1]
+    assert "would be refused" in content["headline"][1]
+    assert "canary = 0.1" in content["next"]
+
+
+def test_an_audit_of_a_canary(tmp_path: Path) -> None:
+    canary = audited(tmp_path / "audit.jsonl", policy=replace(POLICY, canary=0.3))
+    records = list(canary.records())
+    routes = [record.route for record in records]
+    seen = [record.route if record.enforced else "answer" for record in records]
+    assert routes.count("refuse") > seen.count("refuse") > 0
+    content = data_of(of_audit(canary, profile=PROFILE))
+    assert re.sub(r" \([^)]*\)", "", content["headline"][0]) == (
+        f"Users saw: {seen.count('refuse')} refused, {seen.count('clarify')} asked back, "
+        f"{seen.count('answer')} answered. The gate would have refused {routes.count('refuse')}, "
+        f"asked back {routes.count('clarify')} and answered {routes.count('answer')}."
+    )
+    assert content["would"] and content["next"].startswith("Raise canary")
+    assert any("The gate was enforced for" in alert for alert in content["alerts"])
+
+
+def test_errors_that_were_raised(tmp_path: Path) -> None:
+    """In shadow these queries were answered, and their answers may be judged."""
+    policy = Policy(on_unmeasured="raise", mode="shadow")
+    shadow = audited(tmp_path / "audit.jsonl", policy=policy, labelled=1, about=["answers"])
+    raised = sum(record.route is None for record in shadow.records())
+    head = data_of(of_audit(shadow))["headline"]
+    assert raised and f"{raised} raised as errors" in head[0]
+    assert head[3].startswith(f"{raised} answers that the gate would have raised as errors")
+    mixed = list(shadow.records())
+    mixed[0] = replace(mixed[0], enforced=True)
+
+    class Mixed(Audit):
+        def records(self) -> Any:
+            return iter(mixed)
+
+    assert f"and raised {raised} as errors." in data_of(of_audit(Mixed(shadow.path)))["headline"][0]
+
+
+@pytest.mark.parametrize("mode", ["enforce", "shadow"])
+def test_an_audit_of_a_judge_that_is_down(tmp_path: Path, mode: Mode) -> None:
+    down = audited(
+        tmp_path / "audit.jsonl", policy=replace(POLICY, mode=mode), failing="unavailable"
+    )
+    content = data_of(of_audit(down))
+    records = list(down.records())
+    empty = sum(record.reason == "no_contexts" for record in records)
+    asked = len(records) - empty
+    went = "They went" if mode == "enforce" else "Where the gate is enforced they go"
+    assert content["alerts"][0] == (
+        f"The judge gave no verdict on any of the {asked} queries that it was asked about "
+        f"(unavailable: {asked}). {went} where on_unmeasured sends them: refuse."
+    )
+    assert content["not_measured"]["refuse_rate"] == (
+        f"of them {asked} not measured, {empty} with nothing retrieved"
+    )
+    assert "rag-guard doctor" in content["next"]
+
+
+def test_one_query_with_one_half_line(tmp_path: Path) -> None:
+    one = audited(
+        tmp_path / "audit.jsonl",
+        1,
+        labelled=1,
+        about=["answers"],
+        policy=replace(POLICY, mode="shadow"),
+    )
+    with one.path.open("a", encoding="ascii") as file:
+        file.write('{"id": "9f1')
+    content = data_of(of_audit(one))
+    assert content["subtitle"].startswith("Audit of 1 query,")
+    assert "1 half line, which a crash left, is not counted." in content["alerts"]
+    assert content["headline"][0].endswith("In fact the one query was answered.")
+    assert "1 answer that" in content["headline"][1] and "was judged" in content["headline"][1]
+    assert any(alert.startswith("1 outcome is about answers") for alert in content["alerts"])
 
 
 def test_days_of_an_audit(audit: Audit) -> None:
@@ -440,13 +731,13 @@ def test_an_audit_of_other_thresholds_and_profiles(audit: Audit) -> None:
 
     alerts = data_of(of_audit(Mixed(audit.path), profile=other))["alerts"]
     assert any(alert.startswith(f"{moved} of") and "other thresholds" in alert for alert in alerts)
-    assert any("270 of 300 decisions were enforced" in alert for alert in alerts)
+    assert any("enforced for 270 of 300 queries" in alert for alert in alerts)
     assert any("whose certificate is shown" in alert for alert in alerts)
 
 
 def test_a_span_without_records_is_told(audit: Audit) -> None:
     later = Audit(audit.path, since=datetime(2027, 1, 1, tzinfo=UTC))
-    with pytest.raises(ConfigError, match="no such record"):
+    with pytest.raises(ConfigError, match="no such query"):
         of_audit(later)
 
 
@@ -561,7 +852,7 @@ def test_an_audit_on_the_command_line(run: RunReport, audit: Audit) -> None:
     )
     assert (done.code, done.err) == (0, "")
     html = Path("report.html").read_text("utf-8")
-    assert "Audit of 75 decisions, 2026-11-05 to 2026-11-09" in html
+    assert "Audit of 75 queries, 2026-11-05 to 2026-11-09" in html
     assert "Certified: answer at 0.8320" in html and not has_texts(html)
     assert run("--audit", audit.path, "--texts").code == 0
     assert has_texts(Path("report.html").read_text("utf-8"))
@@ -576,7 +867,13 @@ def test_an_audit_on_the_command_line(run: RunReport, audit: Audit) -> None:
         (("--audit", "audit.jsonl", "--judge", "scripted:0.5"), "--judge does nothing"),
         (("--audit", "audit.jsonl", "--verdicts", "x"), "--verdicts does nothing"),
         (("--audit", "audit.jsonl", "--since", "soon"), "is no time"),
-        (("--audit", "audit.jsonl", "--deployment", "x"), "no such record"),
+        (
+            ("--audit", "audit.jsonl", "--deployment", "twon guide"),
+            "audit.jsonl holds nothing of a deployment 'twon guide'.\nIt holds 'town guide'.",
+        ),
+        (("--audit", "audit.jsonl", "--since", "2027-01-01"), "nothing of that time"),
+        (("audit.jsonl",), "This is an audit: rag-guard report --audit audit.jsonl\n"),
+        (("rows.jsonl", "./audit.jsonl"), "rag-guard report --audit ./audit.jsonl\n"),
         (("--audit", "missing.jsonl"), "cannot be read"),
         (("--audit", "audit.jsonl", "-o", "audit.jsonl"), "no report of rag-guard"),
     ],
@@ -585,6 +882,32 @@ def test_misuse(run: RunReport, audit: Audit, args: tuple[str, ...], told: str) 
     done = run(*args)
     assert done.code == 2 and told in done.err
     assert not Path("report.html").exists()
+
+
+def test_an_audit_with_nothing_in_it(run: RunReport) -> None:
+    Path("audit.jsonl").touch()
+    done = run("--audit", "audit.jsonl")
+    assert done.code == 2
+    assert "audit.jsonl is empty: no decision has been recorded yet." in done.err
+
+
+def test_an_audit_of_no_named_deployment(run: RunReport, audit: Audit) -> None:
+    lines = audit.path.read_text("ascii").replace('"town guide"', "null")
+    audit.path.write_text(lines, "ascii")
+    done = run("--audit", audit.path, "--deployment", "town guide")
+    assert done.code == 2 and "Leave --deployment out" in done.err
+
+
+@pytest.mark.parametrize("name", [None, "mills"])
+def test_a_title_names_a_deployment_that_has_a_name(
+    run: RunReport, rows: Path, judge: ScriptedJudge, name: str | None
+) -> None:
+    """Without a configuration there is none."""
+    if name is not None:
+        Path("guard.toml").write_text(f'[deployment.{name}]\njudge = "any"\n', "ascii")
+    assert run(rows, *(("--config", "guard.toml") if name else ())).code == 0
+    title = f"{name or 'Evaluation'}: what is answered, and what leaks"
+    assert f"<h1>{title}</h1>" in Path("report.html").read_text("utf-8")
 
 
 def test_it_opens_in_the_browser(

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
-from reported import PROFILE, Sample, audited, sample
+from reported import POLICY, PROFILE, Sample, audited, sample
 
 from guard import Query, Thresholds
 from guard.audit_report import of_audit
@@ -103,14 +103,23 @@ def evaluated(browser: Browser, tmp_path: Path) -> Generator[Opened]:
         yield found
 
 
-REPORTS = ["evaluation", "audit", "unlabelled"]
+REPORTS = ["evaluation", "audit", "unlabelled", "shadow"]
+DOWN = ["down", "audit of down"]
 
 
 def report_of(kind: str, folder: Path) -> Report:
     """A report of each kind, with texts where there are any."""
     if kind == "evaluation":
         return sample().report(texts=True)
-    found = audited(folder / "audit.jsonl", texts=True, labelled=0.5 if kind == "audit" else 0)
+    if kind == "down":
+        return sample().failing("unavailable").report(texts=True)
+    found = audited(
+        folder / "audit.jsonl",
+        texts=True,
+        labelled=0 if kind == "unlabelled" else 0.5,
+        policy=replace(POLICY, mode="shadow" if kind == "shadow" else "enforce"),
+        failing="unavailable" if kind in DOWN else None,
+    )
     return of_audit(found, name="town guide", profile=PROFILE, texts=True)
 
 
@@ -242,7 +251,7 @@ def test_rows_that_break_the_promise_are_told(browser: Browser, tmp_path: Path) 
     report = replace(made, judgements=flipped).report()
     with opened(browser, report, tmp_path / "report.html") as found:
         region = found.page.locator("#region")
-        assert "But these rows show leaks of at least" in region.inner_text()
+        assert "But these queries show leaks of at least" in region.inner_text()
         assert region.get_attribute("class") == "outside"
 
 
@@ -252,6 +261,53 @@ def test_without_certificate_no_region(browser: Browser, tmp_path: Path) -> None
         assert not found.page.locator("#answer-at-band").is_visible()
         assert not found.page.get_by_role("button", name="The certified thresholds").is_visible()
         assert "Not calibrated" in found.page.locator("#alerts").inner_text()
+
+
+@pytest.mark.parametrize("kind", DOWN)
+def test_nothing_that_was_not_measured_is_drawn(
+    browser: Browser, tmp_path: Path, kind: str
+) -> None:
+    """No sliders, no charts; what was not measured is told beside what was refused."""
+    report = report_of(kind, tmp_path)
+    with opened(browser, report, tmp_path / "report.html") as found:
+        page = found.page
+        assert page.locator("input, button, #histogram, #curve, #reliability").count() == 0
+        _assert_same(found, report, None)
+        tile = page.locator("#figures [data-figure=refuse_rate]").inner_text()
+        assert re.search(r"of them \d+ not measured, \d+ with nothing retrieved", tile)
+        assert "The judge gave no verdict on any of the" in page.locator("#alerts").inner_text()
+        assert "Routes" in page.get_by_role("navigation").inner_text()
+
+
+@pytest.mark.parametrize("kind", ["evaluation", "shadow"])
+def test_tiles_say_whether_it_was_done(browser: Browser, tmp_path: Path, kind: str) -> None:
+    with opened(browser, report_of(kind, tmp_path), tmp_path / "report.html") as found:
+        tile = found.page.locator("#figures [data-figure=refuse_rate]").inner_text()
+        assert tile.startswith("Would refuse" if kind == "shadow" else "Refused")
+        assert re.search(r"\d of \d+ queries", tile)
+        assert re.search(r"of them \d+ not measured", tile)
+
+
+def test_managers_find_words_and_what_to_do(evaluated: Opened) -> None:
+    short = evaluated.page.locator("#short")
+    assert short.locator("dt").all_inner_texts() == ["Leak", "False refusal", "P(True)"]
+    last = short.locator("xpath=*[last()]")
+    assert last.inner_text().startswith("Next: Enforce the gate for a few")
+    assert re.search(r"\b2 passages retrieved", evaluated.page.locator("#mistakes").inner_text())
+
+
+@pytest.mark.parametrize("kind", REPORTS)
+def test_one_word_for_a_query(browser: Browser, tmp_path: Path, kind: str) -> None:
+    with opened(browser, report_of(kind, tmp_path), tmp_path / "report.html") as found:
+        page = found.page
+        page.evaluate(
+            "document.querySelectorAll('details, .said').forEach((each) =>"
+            " each.matches('.said') ? each.remove() : (each.open = true))"
+        )
+        text = page.locator("#report").inner_text() + " ".join(
+            page.locator("#report desc, #report svg title").all_text_contents()
+        )
+        assert not re.findall(r"(?i)\b(?:rows?|records?|decisions?)\b(?!-)", text)
 
 
 # ── Safety ───────────────────────────────────────────────────────────────────────────────────────
@@ -364,7 +420,7 @@ def test_nothing_may_be_added_later(evaluated: Opened) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", [320, 360, 390, 768, 1280])
-@pytest.mark.parametrize("kind", REPORTS)
+@pytest.mark.parametrize("kind", [*REPORTS, *DOWN])
 def test_it_fits_and_is_legible(
     browser: Browser, tmp_path: Path, kind: str, width: int, scheme: Scheme
 ) -> None:

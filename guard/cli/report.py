@@ -1,5 +1,7 @@
 """``rag-guard report``: an evaluation or an audit as one HTML file that people open."""
 
+import json
+import shlex
 import webbrowser
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guard import judges
+from guard._json import as_map
 from guard.cli.measuring import deployed_gate, evaluated, rows_of
 from guard.cli.options import (
     AnswerAt,
@@ -191,7 +194,7 @@ def _of_evaluation(
         gate.policy,
         gate.profile,
         profile_of=gate.profile_of if isinstance(gate.judge, Profiled) else None,
-        name=gate.deployment,
+        name=None if gate.deployment == "default" else gate.deployment,
         texts=texts,
         left_aside=left_aside,
     )
@@ -210,8 +213,30 @@ def _of_audit(
     from guard.profile import Profile
 
     audit = Audit(path, since=span[0], until=span[1], deployment=deployment)
+    if next(audit.records(), None) is None:
+        raise _no_records(path, deployment)
     shown = None if profile is None else Profile.load(profile)
     return of_audit(audit, name=deployment, profile=shown, texts=texts)
+
+
+def _no_records(path: Path, deployment: str | None) -> ConfigError:
+    from guard.audit_file import Audit
+
+    known = {record.deployment for record in Audit(path).records()}
+    if not known:
+        return ConfigError(
+            f"{path} is empty: no decision has been recorded yet.",
+            hint="Send the deployment a query, or name the file that its audit is written to.",
+        )
+    if deployment is not None and deployment not in known:
+        names = ", ".join(sorted(repr(name) for name in known if name is not None))
+        return ConfigError(
+            f"{path} holds nothing of a deployment {deployment!r:.100}.",
+            hint=f"It holds {names}." if names else "Leave --deployment out: it names none.",
+        )
+    return ConfigError(
+        f"{path} holds nothing of that time.", hint="Leave --since or --until out, or widen them."
+    )
 
 
 # ── What is asked for ────────────────────────────────────────────────────────────────────────────
@@ -237,8 +262,25 @@ def _require_rows(data: Sequence[str] | None, since: str | None, until: str | No
         raise ConfigError(
             "It is not said of what to report.", hint="Name labelled rows, or --audit FILE."
         )
+    for path in filter(_is_audit, data):
+        raise ConfigError(
+            f"This is an audit: rag-guard report --audit {shlex.quote(path)}",
+            hint="DATA are rows with a question, contexts and a label.",
+        )
     if since is not None or until is not None:
         raise ConfigError("--since and --until go with --audit only.", hint="Leave them out.")
+
+
+def _is_audit(path: str) -> bool:
+    """Whether a file begins with a record; what cannot be read is told by who reads it."""
+    try:
+        if not Path(path).is_file():  # A pipe can be read once.
+            return False
+        with open(path, "rb") as file:
+            first = as_map(json.loads(file.readline()))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return {"id", "question_hash"} <= first.keys() and "question" not in first
 
 
 def _require_other(output: Path, verdicts: Path) -> None:

@@ -28,6 +28,7 @@
     return `${even.toFixed(1)}\u00a0%`;
   }
   const count = (number) => number.toLocaleString("en-US");
+  const queries = (number) => `${count(number)} ${number === 1 ? "query" : "queries"}`;
   // A threshold to three digits, unless that would hide what it is.
   const cut = (value) => (Number(value.toFixed(3)) === value ? value.toFixed(3) : String(value));
   const short = (value) => (value > 0.999 && value < 1 ? value.toFixed(5) : value.toFixed(3));
@@ -184,13 +185,13 @@
   // ── Threshold explorer ───────────────────────────────────────────────────────────────────────
 
   const FIGURES = [
-    ["leak", "Leaks", "answered and labelled rows whose contexts were not enough"],
-    ["false_refusal", "False refusals", "sufficient rows refused"],
-    ["coverage", "Answered", "rows answered"],
-    ["clarify_rate", "Asked back", "rows asked back"],
-    ["refuse_rate", "Refused", "rows refused"],
-    ["undecided", "Undecided", "rows raised as errors"],
-  ];
+    ["leak", "Leaks", "Would leak", "answered and labelled queries whose contexts were not enough"],
+    ["false_refusal", "False refusals", "Would refuse falsely", "sufficient queries refused"],
+    ["coverage", "Answered", "Would answer", "queries answered"],
+    ["clarify_rate", "Asked back", "Would ask back", "queries asked back"],
+    ["refuse_rate", "Refused", "Would refuse", "queries refused"],
+    ["undecided", "Undecided", "Would raise", "queries raised as errors"],
+  ].map(([name, is, would, what]) => [name, data.would ? would : is, what]);
   const start = data.thresholds;
   const certified = data.certified;
   const state = { ...start, figures: null };
@@ -203,16 +204,18 @@
 
   function tile([name, title, what]) {
     const found = state.figures[name];
-    const range = found.value === null ? "no such rows" : `95\u00a0%: ${percent(found.low).slice(0, -2)} to ${percent(found.high)}`;
+    const range = found.value === null ? "no such queries" : `95\u00a0%: ${percent(found.low).slice(0, -2)} to ${percent(found.high)}`;
     const box = html("div", {
       "data-figure": name, "data-value": String(found.value), "data-low": String(found.low),
       "data-high": String(found.high), "data-events": found.events, "data-n": found.n,
     });
-    const counted = name === "leak" ? `${count(found.events)} of ${count(found.n)} answered${data.all_labelled ? "" : " with a label"}`
+    const counted = name === "leak" ? `${count(found.events)} of ${count(found.n)} ${data.would ? "to be answered" : "answered"}${data.all_labelled ? "" : " with a label"}`
       : name === "false_refusal" ? `${count(found.events)} of ${count(found.n)} sufficient`
-        : `${count(found.events)} of ${count(found.n)} rows`;
+        : `${count(found.events)} of ${queries(found.n)}`;
     box.append(html("dt", { title: what }, title), html("dd", { class: "value" }, percent(found.value)),
-      html("dd", {}, counted), html("dd", {}, range));
+      html("dd", {}, counted));
+    if (data.not_measured[name]) box.append(html("dd", { class: "not-measured" }, data.not_measured[name]));
+    box.append(html("dd", {}, range));
     if (moved()) box.append(html("dd", {}, `before: ${percent(atStart[name].value)}`));
     return box;
   }
@@ -238,7 +241,7 @@
     if (!more.length) return ["inside", within];
     const told = more.map(([name, words]) => `${words} of at least ${percent(state.figures[name].low)}, ` +
       `where ${percent(certified.most[name])} at most is promised`);
-    return ["outside", `${within} But these rows show ${told.join(", and ")}: they were not drawn as the ` +
+    return ["outside", `${within} But these queries show ${told.join(", and ")}: they were not drawn as the ` +
       "certified ones were, or things have changed since."];
   }
 
@@ -287,6 +290,16 @@
     announce();
   }
 
+  // Where nothing was measured no threshold moves anything.
+  function figuresOnly() {
+    for (const id of ["controls", "region", "status", "histogram"]) byId(id).remove();
+    byId("explorer-title").textContent = "What became of the queries";
+    byId("explorer-title").dataset.short = "Routes";
+    byId("explorer-words").textContent = "Nothing was measured, so there are no thresholds to move.";
+    byId("interval-note").textContent = data.interval_note;
+    byId("figures").replaceChildren(...shown.map(tile));
+  }
+
   function explorer() {
     for (const [name, id] of ENDS) {
       byId(id).addEventListener("input", (event) => move(name, Number(event.target.value)));
@@ -328,12 +341,12 @@
     const labels = data.labelled
       ? [["sufficient", "bar-good", 1], ["insufficient", "bar-bad", 0]] : [];
     if (!data.all_labelled) labels.push(["without a label", "bar-none", 2]);
-    place.append(html("h3", {}, "Rows by P(True)"));
+    place.append(html("h3", {}, "Queries by P(True)"));
     key(place, labels.map(([words, kind]) => [kind, words]));
     const title = "Histogram of P(True) by label, with both thresholds";
     const say = () => {
       const total = labels.map(([words, , at]) => `${count(bins.reduce((sum, bin) => sum + bin[at], 0))} ${words}`);
-      return `Measured rows by tenth of P(True): ${total.join(", ")}. Refused below ` +
+      return `Measured queries by tenth of P(True): ${total.join(", ")}. Refused below ` +
         `${cut(state.refuse_below)}, answered from ${cut(state.answer_at)} on. The table below has the counts.`;
     };
     redrawHistogram = chart(place, title, 260, say, (picture, width, height) => {
@@ -357,7 +370,7 @@
       cuts(picture, at);
     });
     place.append(folded("The histogram as a table", table({
-      caption: "Measured rows by P(True)",
+      caption: "Measured queries by P(True)",
       heads: ["P(True)", ...labels.map(([words]) => words)],
       rows: bins.map((bin, at) => [`${at / 10} to ${(at + 1) / 10}`, ...labels.map(([, , label]) => count(bin[label]))]),
     })));
@@ -389,14 +402,14 @@
     if (overlap) entries.push(["mark", "word overlap"]);
     key(place, entries);
     const say = () => `${words[0]} The chosen thresholds answer ${percent(state.figures.coverage.value)} of all ` +
-      `rows, with leaks in ${percent(state.figures.leak.value)}.`;
+      `queries, with leaks in ${percent(state.figures.leak.value)}.`;
     redrawCurve = chart(place, "Risk-coverage curve", 280, say, (picture, width, height) => {
       const highest = Math.max(0.05, ...points.map(([, risk]) => risk), overlap ? overlap[1] : 0, state.figures.leak.value ?? 0);
       const ticks = ticksTo(highest);
       const most = ticks[ticks.length - 1];
       const at = frame(picture, width, height, {
         top: 26, left: 50,
-        x: { tick: whole, title: "share of rows answered" },
+        x: { tick: whole, title: "share of queries answered" },
         y: { ticks, most, tick: (tick) => `${Number((tick * 100).toFixed(2))} %` },
       });
       picture.append(svg("text", { class: "soft", x: 4, y: 12 }, "answered without enough evidence"));
@@ -410,7 +423,7 @@
     });
     const rows = thinned(points, 20).map(([x, y, cutoff]) => [short(cutoff), percent(x), percent(y)]);
     place.append(folded("The curve as a table", table({
-      caption: "Measured rows answered from a threshold on, highest first",
+      caption: "Measured queries answered from a threshold on, highest first",
       heads: ["P(True) from", "answered", "of them without enough evidence"], rows,
     })));
   }
@@ -427,7 +440,7 @@
     const { bins, words } = data.reliability;
     place.append(...words.map((each) => paragraph(each)));
     if (!bins.length) return;
-    key(place, [["dot", "rows of like P(True), with their number and a 95 % interval"], ["ideal", "a judge that means what it says"]]);
+    key(place, [["dot", "queries of like P(True), with their number and a 95 % interval"], ["ideal", "a judge that means what it says"]]);
     const largest = Math.max(...bins.map((bin) => bin[0]));
     chart(place, "Reliability diagram", 320, () => words[0], (picture, width, height) => {
       const at = frame(picture, width, height, {
@@ -446,8 +459,8 @@
       numbers(picture, at, bins.map(([n, probability, sufficient]) => [count(n), at.x(probability), at.y(sufficient)]));
     });
     place.append(folded("The diagram as a table", table({
-      caption: "Rows of like P(True)",
-      heads: ["mean P(True)", "rows", "sufficient", "95 % interval (Wilson)"],
+      caption: "Queries of like P(True)",
+      heads: ["mean P(True)", "queries", "sufficient", "95 % interval (Wilson)"],
       rows: bins.map(([n, p, share, from, to]) => [short(p), count(n), percent(share), `${percent(from)} to ${percent(to)}`]),
     })));
   }
@@ -481,7 +494,7 @@
       const passages = one.contexts.map((text, at) => html("p", {
         class: "said", dir: "auto", tabindex: "0", role: "group", "aria-label": `Passage ${at + 1}`,
       }, text));
-      if (passages.length) item.append(folded(`${passages.length} retrieved`, html("div", {}, ...passages)));
+      if (passages.length) item.append(folded(`${passages.length === 1 ? "1 passage" : `${passages.length} passages`} retrieved`, html("div", {}, ...passages)));
     }
     return item;
   }
@@ -507,7 +520,7 @@
     const row = 46;
     const say = () => days.series.map(({ name, counts }) =>
       `${name}: ${count(counts.reduce((sum, each) => sum + each, 0))}, at most ${count(Math.max(...counts))} on a day`).join("; ") + ".";
-    chart(place, "Records by day: all, and those not measured by kind", days.series.length * row + 24, say, (picture, width, height) => {
+    chart(place, "Queries by day: all, and those not measured by kind", days.series.length * row + 24, say, (picture, width, height) => {
       const cell = (width - 16) / days.dates.length;
       days.series.forEach(({ name, counts }, number) => {
         const bottom = (number + 1) * row;
@@ -527,7 +540,7 @@
       }
     });
     place.append(folded("The days as a table", table({
-      caption: "Records by day (UTC)",
+      caption: "Queries by day (UTC)",
       heads: ["day", ...days.series.map((each) => each.name)],
       rows: days.dates.map((date, at) => [date, ...days.series.map((each) => count(each.counts[at]))]),
     })));
@@ -548,17 +561,24 @@
   byId("subtitle").append(said(data.subtitle));
   byId("alerts").append(...data.alerts.map((each) => paragraph(each, "alert")));
   byId("headline").append(...data.headline.map((each, at) => paragraph(each, at ? "" : "headline")));
+  byId("definitions").append(...data.definitions.flatMap(([term, meaning]) => [html("dt", {}, term), html("dd", {}, meaning)]));
+  byId("next").append(html("strong", {}, "Next: "), said(data.next));
   byId("certificate").append(...data.certificate.map((each) => paragraph(each)));
-  if (data.labelled) {
-    state.figures = atStart;
+  state.figures = atStart;
+  if (data.labelled && data.measured) {
     curve(byId("curve"));
     reliability(byId("reliability"));
+  } else {
+    for (const id of ["curve", "reliability"]) byId(id).remove();
+  }
+  if (data.labelled) {
     mistakes(byId("mistakes"));
     byId("baselines").append(...data.baselines.words.map((each) => paragraph(each)), table(data.baselines.table));
   } else {
-    for (const id of ["curve", "reliability", "mistakes", "baselines"]) byId(id).remove();
+    for (const id of ["mistakes", "baselines"]) byId(id).remove();
   }
-  explorer();
+  if (data.measured) explorer();
+  else figuresOnly();
   unmeasured(byId("unmeasured"));
   byId("about").append(html("dl", { class: "facts" },
     ...data.about.flatMap(([name, value]) => [html("dt", {}, name), html("dd", {}, said(value))])));
