@@ -18,7 +18,6 @@ from guard.verdict import Verdict
 UNDECIDED = "undecided"
 """In place of a route: the policy was, or would be, to raise."""
 
-_SETTLED = "clarifications_spent"
 ROUTES = (*(route.value for route in Route), UNDECIDED)
 
 
@@ -96,8 +95,9 @@ def replay(
 def _routed(record: Record, policy: Policy, route: Router, as_recorded: bool) -> Routed:
     if record.verdict is not None:
         routed = route(record.verdict, record.lang)
-        if record.reason == _SETTLED and routed.route is Route.CLARIFY and record.route:
-            return replace(routed, route=Route(record.route), reason=Reason(_SETTLED))
+        settled = record.reason == Reason.CLARIFICATIONS_SPENT
+        if settled and routed.route is Route.CLARIFY and record.route is not None:
+            return replace(routed, route=Route(record.route), reason=Reason(record.reason))
         return routed
     if as_recorded:
         went = None if record.route is None else Route(record.route)

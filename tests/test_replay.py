@@ -18,7 +18,9 @@ from guard import (
     JudgeUnavailable,
     Policy,
     Profile,
+    Reason,
     Retry,
+    Route,
     Thresholds,
     Unmeasured,
     Verdict,
@@ -175,6 +177,17 @@ def test_another_policy_moves_what_it_should() -> None:
     ]
     kept = [one.after for one in replay(records, loose, as_recorded=True)]
     assert kept == ["answer", "answer", "clarify", "refuse", "refuse"]
+
+
+def test_a_conversation_that_had_asked_enough_stays_settled() -> None:
+    """Unless it would be answered, or refused, by its probability alone."""
+    live = decided(Gate(ScriptedJudge(0.5)))
+    settled = replace(live, route=Route.REFUSE, reason=Reason.CLARIFICATIONS_SPENT)
+    record = record_of(settled)
+    [same] = replay([record], Policy())
+    assert (same.after, same.routed.reason) == ("refuse", "clarifications_spent")
+    [other] = replay([record], Policy(thresholds=Thresholds(0.4, 0.1)))
+    assert (other.after, other.routed.reason) == ("answer", "sufficient")
 
 
 def test_what_was_raised_is_undecided() -> None:

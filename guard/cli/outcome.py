@@ -118,8 +118,9 @@ def _listed(audit: "Audit", source: str, id: str | None) -> "list[Said]":
     unknown = [line for line in lines if line.said.id not in known]
     if unknown:
         more = f" {len(unknown)} lines are like it." if len(unknown) > 1 else ""
+        place, (id, *_) = unknown[0]
         raise ConfigError(
-            f"{unknown[0].place}: {unknown[0].said.id!r:.50} is no decision in {str(audit.path)!r}.",
+            f"{place}: {id!r:.50} is no decision in {str(audit.path)!r}.",
             hint=f"Nothing was noted.{more} Give whole ids, and the audit that holds them.",
         )
     return [line.said for line in lines]
