@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from guard import judges
 from guard._json import as_map
 from guard.cli.options import (
     ApiKeyEnv,
@@ -17,11 +16,15 @@ from guard.cli.options import (
     BaseUrl,
     Config,
     DeploymentName,
+    Judge,
     ModelFamily,
+    RetryUnmeasured,
+    Verdicts,
+    Workers,
     given,
 )
 from guard.cli.paths import is_same, looked_at, require_place
-from guard.cli.surveying import RETRY_HELP, closed_if_wrong, default_path, say, share, surveyed
+from guard.cli.surveying import closed_if_wrong, default_path, say, share, surveyed
 from guard.cli.text import one_line, plain
 from guard.errors import UNMEASURED_KINDS, ConfigError
 
@@ -60,32 +63,16 @@ def calibrate(
     confidence: Annotated[
         float, typer.Option(metavar="P", help="Probability that both hold.")
     ] = 0.95,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"{', '.join(judges.KNOWN)} or one of your own; else the configuration's.",
-        ),
-    ] = None,
+    judge: Judge = None,
     base_url: BaseUrl = None,
     api_key_env: ApiKeyEnv = None,
     model_family: ModelFamily = None,
     api_version: ApiVersion = None,
     config: Config = None,
     deployment: DeploymentName = None,
-    verdicts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Keeps the verdicts, and those in it are not asked for again; else a file in this "
-            "folder that is named after data and judge, as with eval. Rows that failed by the "
-            "endpoint or the key are asked again.",
-        ),
-    ] = None,
-    retry_unmeasured: Annotated[bool, typer.Option("--retry-unmeasured", help=RETRY_HELP)] = False,
-    workers: Annotated[
-        int, typer.Option(metavar="N", min=1, max=1024, help="Queries in flight at most.")
-    ] = 8,
+    verdicts: Verdicts = None,
+    retry_unmeasured: RetryUnmeasured = False,
+    workers: Workers = 8,
     kind: Annotated[
         str,
         typer.Option(metavar="KIND", help="auto, identity, temperature, platt or isotonic."),

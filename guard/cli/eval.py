@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from guard import judges
 from guard.cli.measuring import deployed_gate, evaluated, rows_of
 from guard.cli.options import (
     AnswerAt,
@@ -19,14 +18,18 @@ from guard.cli.options import (
     Config,
     Deadline,
     DeploymentName,
+    Judge,
     ModelFamily,
     OnStale,
     OnUnmeasured,
     ProfileFile,
     RefuseBelow,
+    RetryUnmeasured,
+    Verdicts,
+    Workers,
     given,
 )
-from guard.cli.surveying import RETRY_HELP, closed_if_wrong, default_path, share, surveyed
+from guard.cli.surveying import closed_if_wrong, default_path, share, surveyed
 from guard.cli.text import one_line, plain
 from guard.decision import Reason
 
@@ -75,13 +78,7 @@ def evaluate_files(
             help="JSON lines: question, contexts, sufficient; optionally group, lang, id.",
         ),
     ],
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"{', '.join(judges.KNOWN)} or one of your own; else the configuration's.",
-        ),
-    ] = None,
+    judge: Judge = None,
     base_url: BaseUrl = None,
     api_key_env: ApiKeyEnv = None,
     model_family: ModelFamily = None,
@@ -94,19 +91,9 @@ def evaluate_files(
     deadline: Deadline = None,
     on_unmeasured: OnUnmeasured = None,
     on_stale: OnStale = None,
-    verdicts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Keeps the verdicts, and those in it are not asked for again; else a file in this "
-            "folder that is named after data and judge. Rows that failed by the endpoint or the "
-            "key are asked again.",
-        ),
-    ] = None,
-    retry_unmeasured: Annotated[bool, typer.Option("--retry-unmeasured", help=RETRY_HELP)] = False,
-    workers: Annotated[
-        int, typer.Option(metavar="N", min=1, max=1024, help="Queries in flight at most.")
-    ] = 8,
+    verdicts: Verdicts = None,
+    retry_unmeasured: RetryUnmeasured = False,
+    workers: Workers = 8,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Only the first N rows.")
     ] = None,

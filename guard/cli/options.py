@@ -1,13 +1,42 @@
 """Options that several subcommands have, each written once."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from guard import judges
 from guard.cli.text import one_line
 from guard.errors import ConfigError
 
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"{', '.join(judges.KNOWN)} or one of your own; else the configuration's.",
+    ),
+]
+Verdicts = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Keeps the verdicts, and those in it are not asked for again; else a file in this "
+        "folder that is named after data and judge. Rows that failed by the endpoint or the key "
+        "are asked again.",
+    ),
+]
+RetryUnmeasured = Annotated[
+    bool,
+    typer.Option(
+        "--retry-unmeasured",
+        help="Ask again wherever there was no verdict; else only where the endpoint or the key was "
+        "at fault (timeout, unavailable, rate_limited, rejected).",
+    ),
+]
+Workers = Annotated[
+    int, typer.Option(metavar="N", min=1, max=1024, help="Queries in flight at most.")
+]
 BaseUrl = Annotated[
     str | None, typer.Option(metavar="URL", help="The judge's endpoint; else OPENAI_BASE_URL.")
 ]

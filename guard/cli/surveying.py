@@ -27,11 +27,6 @@ STOPPED = 130
 SAID_EVERY_SECONDS = 30.0
 """How often it is said how far a survey is, where there is no terminal for a bar."""
 
-RETRY_HELP = (
-    "Ask again wherever there was no verdict; else only where the endpoint or the key was at fault "
-    "(timeout, unavailable, rate_limited, rejected)."
-)
-
 
 def share(text: str) -> float:
     """The number in [0, 1] that an option is given, e.g. ``.05``."""
