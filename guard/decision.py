@@ -23,7 +23,7 @@ class Route(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a query took its route: six reasons of its own, and one for each way not to measure."""
+    """Why a query took its route: seven reasons of its own, and one for each way not to measure."""
 
     SUFFICIENT = "sufficient"
     UNCERTAIN = "uncertain"
@@ -31,6 +31,7 @@ class Reason(StrEnum):
     NO_CONTEXTS = "no_contexts"
     PARTIAL_COVERAGE = "partial_coverage"
     STALE_PROFILE = "stale_profile"
+    CLARIFICATIONS_SPENT = "clarifications_spent"
 
     TIMEOUT = "timeout"
     UNAVAILABLE = "unavailable"

@@ -74,17 +74,17 @@ class Answering:
         made = self._first(query, nodes, shown, writer)
         if not isinstance(made, Decision):
             return made
-        fresh = _fresh(nodes, writer.more()) if writer.more else []
+        fresh = self._fresh(nodes, writer, made)
         if not fresh:
-            return _told(self.judging.asking_back(made), shown, writer, awaited=False)
+            return _told(self.judging.conclude(made), shown, writer, awaited=False)
         nodes = [*nodes, *fresh]
         shown = writer.shown(nodes) if writer.shown else nodes
-        decision = self._new(query, shown)
+        decision = self._new(query, shown, made)
         if decision is None:
-            return _told(self.judging.asking_back(made), shown, writer, awaited=False)
+            return _told(self.judging.conclude(made), shown, writer, awaited=False)
+        decision = self.judging.conclude(decision)
         if decision.passes:
             return recorded(writer.write(nodes), decision, made)
-        decision = self.judging.asking_back(decision)
         return _told(decision, shown, writer, awaited=False, first=made)
 
     async def aanswer(self, query: QueryBundle, nodes: Nodes, writer: Writer) -> Response:
@@ -93,34 +93,52 @@ class Answering:
         made = await self._afirst(query, nodes, shown, writer)
         if not isinstance(made, Decision):
             return made
-        fresh = _fresh(nodes, await writer.amore()) if writer.amore else []
+        fresh = await self._afresh(nodes, writer, made)
         if not fresh:
-            return _told(await self.judging.aasking_back(made), shown, writer, awaited=True)
+            return _told(await self.judging.aconclude(made), shown, writer, awaited=True)
         nodes = [*nodes, *fresh]
         shown = await _shown(writer, nodes)
-        decision = await self._anew(query, shown)
+        decision = await self._anew(query, shown, made)
         if decision is None:
-            return _told(await self.judging.aasking_back(made), shown, writer, awaited=True)
+            return _told(await self.judging.aconclude(made), shown, writer, awaited=True)
+        decision = await self.judging.aconclude(decision)
         if decision.passes:
             return recorded(await writer.awrite(nodes), decision, made)
-        decision = await self.judging.aasking_back(decision)
         return _told(decision, shown, writer, awaited=True, first=made)
 
-    # What was measured first stands where more cannot be: an outage must not make an answer of a
-    # refusal, nor an error. It has been told and logged by then.
+    # A query that fails here is in no response; what was decided of it is reported all the same.
 
-    def _new(self, query: QueryBundle, shown: Nodes) -> Decision | None:
+    def _fresh(self, nodes: Nodes, writer: Writer, made: Decision) -> Nodes:
+        """What is retrieved beside ``nodes``, of which ``made`` was decided."""
+        try:
+            return _fresh(nodes, writer.more()) if writer.more else []
+        except Exception:
+            self.judging.report(made)
+            raise
+
+    async def _afresh(self, nodes: Nodes, writer: Writer, made: Decision) -> Nodes:
+        """As `_fresh`."""
+        try:
+            return _fresh(nodes, await writer.amore()) if writer.amore else []
+        except Exception:
+            await self.judging.areport(made)
+            raise
+
+    # What was measured first stands where more cannot be: an outage must not make an answer of a
+    # refusal, nor an error. It is an event, and logged, by then.
+
+    def _new(self, query: QueryBundle, shown: Nodes, made: Decision) -> Decision | None:
         """The decision on more nodes; ``None`` where it could not be measured."""
         try:
-            decision = self.judging.decide(query, shown)
+            decision = self.judging.decide(query, shown, mode=made.mode)
         except JudgeError:
             return None
         return None if decision.unmeasured else decision
 
-    async def _anew(self, query: QueryBundle, shown: Nodes) -> Decision | None:
+    async def _anew(self, query: QueryBundle, shown: Nodes, made: Decision) -> Decision | None:
         """As `_new`."""
         try:
-            decision = await self.judging.adecide(query, shown)
+            decision = await self.judging.adecide(query, shown, mode=made.mode)
         except JudgeError:
             return None
         return None if decision.unmeasured else decision
@@ -132,14 +150,14 @@ class Answering:
         if self.mode == "parallel":
             # The asynchronous path, on a loop of ours: only there can a writer be cancelled.
             return blocking(lambda: self._afirst(query, nodes, shown, writer))
-        decision = self.judging.decide(query, shown)
+        decision = self.judging.begin(query, shown)
         return recorded(writer.write(nodes), decision) if decision.passes else decision
 
     async def _afirst(
         self, query: QueryBundle, nodes: Nodes, shown: Nodes, writer: Writer
     ) -> Response | Decision:
         """As `_first`."""
-        deciding = self.judging.adecide(query, shown)
+        deciding = self.judging.abegin(query, shown)
         if self.mode == "parallel":
             return await answered_in_parallel(deciding, writer.awrite(nodes))
         decision = await deciding

@@ -2,9 +2,9 @@
 
 import copy
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
@@ -17,8 +17,9 @@ from llama_index.core.chat_engine.types import (
 from llama_index.core.response_synthesizers import BaseSynthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from guard import ConfigError, Decision, Gate, JudgeError, Messages, Route
+from guard import ConfigError, Decision, Gate, JudgeError, Messages, Query, Reason, Route
 from guard._require import require_number
+from guard.decision import Mode as PolicyMode
 from guard.flow import arun, run
 from guard_llama_index.answering import Answering, Mode
 from guard_llama_index.clarifier import Clarifier, asks_back
@@ -29,6 +30,7 @@ from guard_llama_index.synthesizer import GuardedSynthesizer
 State = Mapping[str, Any]
 History = list[ChatMessage] | None
 Chunks = list[NodeWithScore] | None
+R = TypeVar("R")
 
 # Of the conversation, where the engine does not condense it: what "and him?" may refer to.
 _TURNS, _TURN_CHARACTERS = 6, 1000
@@ -56,14 +58,17 @@ class GuardedChatEngine(BaseChatEngine):
     After ``clarify`` the question is open: the next turn is joined to it and to what we asked, and
     that is retrieved for and judged. Where that cannot be answered, the turn is judged once more as
     it stands, since it may ask something new; if so, the record holds both, the former under
-    ``first``. Once answered, all of it is kept in memory, as it was said. What could not be
-    measured leaves the open question open.
+    ``first``. The gate's observers are told of the one that the user is told. Once answered, all of
+    it is kept in memory, as it was said. What could not be measured leaves the open question open.
+
+    In a canary, the words that the user typed decide whether a turn is enforced, however often it
+    is judged.
 
     At most ``max_clarifications`` questions are asked back in a conversation, which `reset` ends,
     whatever the user writes; where one more would be asked, the engine refuses. The record then
-    says what was done, ``"route": "refuse"``, and why, e.g. ``"reason": "uncertain"``, which is no
-    reason to refuse otherwise. ``"clarifications"``, beside the record, counts the questions asked
-    back, the one at hand included.
+    says what was done, ``"route": "refuse"``, and why: ``"reason": "clarifications_spent"``, with
+    the verdict as it was. ``"clarifications"``, beside the record, counts the questions asked back,
+    the one at hand included.
 
     One of these is one conversation, as with the engine inside; calls may overlap. Where it is made
     anew for each request, keep `state` beside the engine's memory, and pass it.
@@ -154,8 +159,7 @@ class GuardedChatEngine(BaseChatEngine):
             )
             return told
 
-        response: AgentChatResponse = run(self._talk(message), said)
-        return response
+        return self._run(message, said)
 
     async def achat(
         self, message: str, chat_history: History = None, prev_chunks: Chunks = None
@@ -168,8 +172,7 @@ class GuardedChatEngine(BaseChatEngine):
             )
             return told
 
-        response: AgentChatResponse = await arun(self._talk(message), said)
-        return response
+        return await self._arun(message, said)
 
     def stream_chat(
         self, message: str, chat_history: History = None, prev_chunks: Chunks = None
@@ -182,8 +185,7 @@ class GuardedChatEngine(BaseChatEngine):
             )
             return told
 
-        response: StreamingAgentChatResponse = run(self._talk(message), said)
-        return response
+        return self._run(message, said)
 
     async def astream_chat(
         self, message: str, chat_history: History = None, prev_chunks: Chunks = None
@@ -196,31 +198,49 @@ class GuardedChatEngine(BaseChatEngine):
             )
             return told
 
-        response: StreamingAgentChatResponse = await arun(self._talk(message), said)
+        return await self._arun(message, said)
+
+    def _talk(self, message: str) -> "_Talk":
+        """What a message leads to, in order; the response to it."""
+        conversation, mode = self._conversation, self._mode_of(message)
+        turn = _Turn(conversation, message, conversation.take(), mode=mode)
+        alone = _Turn(conversation, message, mode=mode, measured_only=True)
+        try:
+            told, response = yield from _had(turn, alone)
+            if told.decision is not None and not told.passes:  # Else it has been reported.
+                yield told.decision
+        except BaseException:
+            alone.withdraw()
+            turn.give_back()
+            raise
+        told.record_in(response, None if told is turn else turn.decision)
+        told.close()
         return response
 
-    def _talk(self, message: str) -> "Generator[_Turn, Any, Any]":
-        """Each turn with the engine that a message leads to, in order; the response to it."""
-        turn = _Turn(self._conversation, message, self._conversation.take())
-        response = yield from _had(turn)
-        if turn.is_in_vain:
-            # It may be no reply to our question, but one that can be answered as it stands.
-            alone = _Turn(self._conversation, message, measured_only=True)
-            try:
-                second = yield from _had(alone)
-            except JudgeError:
-                second = None  # What was measured of the reply stands.
-            except BaseException:
-                turn.give_back()
-                raise
-            if second is not None and alone.is_better_than(turn):
-                turn.withdraw()
-                alone.record_in(second, turn.decision)
-                alone.close()
-                return second
-            alone.withdraw()
-        turn.record_in(response)
-        turn.close()
+    def _mode_of(self, message: str) -> PolicyMode | None:
+        """Whether the turn is enforced, however often it is judged, by what the user typed."""
+        if not message.strip():
+            return None
+        return self.gate.policy.mode_of(Query(message, ()).question_hash)
+
+    def _run(self, message: str, say: "Callable[[_Turn], R]") -> R:
+        def done(step: "_Turn | Decision") -> R | None:
+            if not isinstance(step, Decision):
+                return say(step)
+            self.gate.tell(step)
+            return None
+
+        response: R = run(self._talk(message), done)
+        return response
+
+    async def _arun(self, message: str, say: "Callable[[_Turn], Awaitable[R]]") -> R:
+        async def done(step: "_Turn | Decision") -> R | None:
+            if not isinstance(step, Decision):
+                return await say(step)
+            await self.gate.atell(step)
+            return None
+
+        response: R = await arun(self._talk(message), done)
         return response
 
     def _engine_for(self, turn: "_Turn") -> Any:
@@ -254,15 +274,33 @@ def _capture_condensed(engine: Any, own: Any, turn: "_Turn") -> None:
         own._condense_question, own._acondense_question = condense, acondense
 
 
-def _had(turn: "_Turn") -> "Generator[_Turn, Any, Any]":
-    """One turn with the engine."""
+def _had(turn: "_Turn", alone: "_Turn") -> "Generator[_Turn | Decision, Any, tuple[_Turn, Any]]":
+    """The turn that the user is told of, and the response to it.
+
+    Args:
+        turn: as a reply to the open question, if there is one.
+        alone: as it stands: it may be no reply, but one that can be answered.
+    """
+    response = yield turn
+    turn.require_judged()
+    if not turn.is_in_vain:
+        return turn, response
     try:
-        response = yield turn
-        turn.require_judged()
-    except BaseException:
-        turn.give_back()
-        raise
-    return response
+        second = yield alone
+        alone.require_judged()
+    except Exception as error:
+        if alone.passes:  # And has been reported.
+            raise
+        if not isinstance(error, JudgeError):
+            assert turn.decision is not None
+            yield turn.decision
+            raise
+    else:
+        if alone.is_better_than(turn):
+            turn.withdraw()
+            return alone, second
+    alone.withdraw()  # What was measured of the reply stands.
+    return turn, response
 
 
 def _given(prev_chunks: Chunks) -> dict[str, Chunks]:
@@ -369,6 +407,10 @@ class _Conversation:
                 self._open = None
 
 
+_Talk = Generator["_Turn | Decision", Any, Any]
+"""The turns to have with the engine, and the decisions to report; in the end, the response."""
+
+
 # ── One turn ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -377,6 +419,7 @@ class _Turn:
 
     Attributes:
         message: what the engine is given: the user's, joined to the open question if there is one.
+        mode: whether its decisions are enforced; ``None`` = as the policy says.
         question: what is judged.
         history: what is judged with it.
         decision: ``None`` until there is one.
@@ -388,9 +431,11 @@ class _Turn:
         message: str,
         reply_to: _Open | None = None,
         *,
+        mode: PolicyMode | None,
         measured_only: bool = False,
     ) -> None:
         self._conversation, self._reply_to = conversation, reply_to
+        self.mode: PolicyMode | None = mode
         self._measured_only = measured_only
         self._said = (*(reply_to.said if reply_to else ()), ("user", message))
         self.message = reply_to.joined(message) if reply_to else message
@@ -452,11 +497,16 @@ class _Turn:
             self._counted = self._conversation.may_ask()
             if not self._counted:
                 decision = _refused(decision, messages, "no more clarifying questions may be asked")
+                decision = replace(decision, reason=Reason.CLARIFICATIONS_SPENT)
         elif self._measured_only and decision.unmeasured:
             # Else an answer would be written, though another verdict stands.
             decision = _refused(decision, messages, "what was measured before stands")
         self.decision = decision
         return decision
+
+    def ends_with(self, decision: Decision) -> bool:
+        """Whether no other look at the turn can follow: it passes, or is the policy's error."""
+        return decision.passes or (decision.route is None and not self._measured_only)
 
     def reword(self, decision: Decision) -> Decision:
         """The user is told the message of ``decision``, the same one in other words."""
@@ -572,14 +622,24 @@ class _TurnJudging(Judging):
     turn: _Turn = field(kw_only=True, repr=False)
 
     def decide(
-        self, query: QueryBundle, nodes: Sequence[NodeWithScore], history: Turns = ()
+        self,
+        query: QueryBundle,
+        nodes: Sequence[NodeWithScore],
+        history: Turns = (),
+        mode: PolicyMode | None = None,
     ) -> Decision:
-        return super().decide(QueryBundle(self.turn.question), nodes, self.turn.history)
+        turn = self.turn
+        return super().decide(QueryBundle(turn.question), nodes, turn.history, turn.mode)
 
     async def adecide(
-        self, query: QueryBundle, nodes: Sequence[NodeWithScore], history: Turns = ()
+        self,
+        query: QueryBundle,
+        nodes: Sequence[NodeWithScore],
+        history: Turns = (),
+        mode: PolicyMode | None = None,
     ) -> Decision:
-        return await super().adecide(QueryBundle(self.turn.question), nodes, self.turn.history)
+        turn = self.turn
+        return await super().adecide(QueryBundle(turn.question), nodes, turn.history, turn.mode)
 
     def tell(self, decision: Decision) -> Decision:
         # Before the event: it tells what is done.
@@ -590,6 +650,16 @@ class _TurnJudging(Judging):
 
     async def aasking_back(self, decision: Decision) -> Decision:
         return self.turn.reword(await super().aasking_back(decision))
+
+    # What does not end the turn is reported at its end, if it is what the user is told.
+
+    def report(self, decision: Decision) -> None:
+        if self.turn.ends_with(decision):
+            super().report(decision)
+
+    async def areport(self, decision: Decision) -> None:
+        if self.turn.ends_with(decision):
+            await super().areport(decision)
 
 
 class _TurnSynthesizer(GuardedSynthesizer):

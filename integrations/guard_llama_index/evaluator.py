@@ -26,7 +26,8 @@ class SufficientContextEvaluator(BaseEvaluator):
     so one outage does not end a batch. An empty set was not measured either, but it is a result:
     nothing suffices for nothing, and its score is 0.
 
-    A response is judged on its nodes with their metadata, as the answer prompt held them.
+    A response is judged on its nodes with their metadata, as the answer prompt held them. The
+    gate's observers are not told: a test question is no user's, and belongs into no audit.
 
     Args:
         gate: decides.
@@ -37,7 +38,7 @@ class SufficientContextEvaluator(BaseEvaluator):
     """
 
     def __init__(self, gate: Gate) -> None:
-        self._judging = Judging(gate)
+        self._judging = Judging(gate)  # Whose `decide` tells no observer.
 
     def evaluate(
         self,

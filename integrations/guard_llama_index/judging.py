@@ -8,6 +8,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 
 from guard import ConfigError, Decision, Gate, JudgeError
+from guard.decision import Mode
 from guard_llama_index.clarifier import Clarifier
 from guard_llama_index.events import GuardDecisionEvent
 from guard_llama_index.responses import texts_of
@@ -25,11 +26,15 @@ class Asked:
     query: QueryBundle = field(repr=False)
     nodes: Sequence[NodeWithScore] = field(repr=False)
     history: Turns = field(default=(), repr=False)
+    mode: Mode | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Judging:
     """A gate, and what an application wants of it.
+
+    One query may take several decisions; the gate's observers are told of one, which its caller
+    gets: an audit says what was done, and no more.
 
     Attributes:
         gate: decides.
@@ -49,21 +54,95 @@ class Judging:
         _require_flag(self.texts_in_events)
         _require_clarifier(self.clarifier)
 
-    def decide(
+    def judge(
         self, query: QueryBundle, nodes: Sequence[NodeWithScore], history: Turns = ()
     ) -> Decision:
-        """One query's decision; also an event, inside a span of its own."""
-        return _decide(self, Asked(query, nodes, history))
+        """The one decision of a query, as its caller gets it."""
+        decision = self.begin(query, nodes, history)
+        return decision if decision.passes else self.conclude(decision)
+
+    async def ajudge(
+        self, query: QueryBundle, nodes: Sequence[NodeWithScore], history: Turns = ()
+    ) -> Decision:
+        """As `judge`."""
+        decision = await self.abegin(query, nodes, history)
+        return decision if decision.passes else await self.aconclude(decision)
+
+    def begin(
+        self, query: QueryBundle, nodes: Sequence[NodeWithScore], history: Turns = ()
+    ) -> Decision:
+        """The first decision of a query; concluded, if it passes or raises. Else another may be
+        made, and the last is to be concluded."""
+        try:
+            decision = self.decide(query, nodes, history)
+        except JudgeError as error:
+            if isinstance(error.decision, Decision):
+                self.report(error.decision)
+            raise
+        return self.conclude(decision) if decision.passes else decision
+
+    async def abegin(
+        self, query: QueryBundle, nodes: Sequence[NodeWithScore], history: Turns = ()
+    ) -> Decision:
+        """As `begin`."""
+        try:
+            decision = await self.adecide(query, nodes, history)
+        except JudgeError as error:
+            if isinstance(error.decision, Decision):
+                await self.areport(error.decision)
+            raise
+        return await self.aconclude(decision) if decision.passes else decision
+
+    def decide(
+        self,
+        query: QueryBundle,
+        nodes: Sequence[NodeWithScore],
+        history: Turns = (),
+        mode: Mode | None = None,
+    ) -> Decision:
+        """One decision; also an event, inside a span of its own. No observer is told.
+
+        Args:
+            query: the question.
+            nodes: what is judged.
+            history: earlier turns.
+            mode: of the first decision, for any other: a canary must not change sides between.
+        """
+        return _decide(self, Asked(query, nodes, history, mode))
 
     async def adecide(
-        self, query: QueryBundle, nodes: Sequence[NodeWithScore], history: Turns = ()
+        self,
+        query: QueryBundle,
+        nodes: Sequence[NodeWithScore],
+        history: Turns = (),
+        mode: Mode | None = None,
     ) -> Decision:
         """As `decide`."""
-        return await _adecide(self, Asked(query, nodes, history))
+        return await _adecide(self, Asked(query, nodes, history, mode))
 
     # Apart from deciding: only the last decision of a query asks its user, and by then no writer
     # may be at work. The event is out, with the fixed message: what a model wrote of the passages
     # is a text as they are.
+
+    def conclude(self, decision: Decision) -> Decision:
+        """The last decision of a query, as its caller gets it; the observers are told."""
+        decision = self.asking_back(decision)
+        self.report(decision)
+        return decision
+
+    async def aconclude(self, decision: Decision) -> Decision:
+        """As `conclude`."""
+        decision = await self.aasking_back(decision)
+        await self.areport(decision)
+        return decision
+
+    def report(self, decision: Decision) -> None:
+        """Tells the gate's observers of what was done; once a query."""
+        self.gate.tell(decision)
+
+    async def areport(self, decision: Decision) -> None:
+        """As `report`."""
+        await self.gate.atell(decision)
 
     def asking_back(self, decision: Decision) -> Decision:
         """A decision against an answer, its message a question written for it if that can be."""
@@ -121,11 +200,12 @@ def _require_clarifier(clarifier: object) -> None:
 @dispatcher.span
 def _decide(judging: Judging, asked: Asked) -> Decision:
     with judging.telling():
-        decision = judging.gate.check(
+        decision = judging.gate.unobserved().check(
             asked.query.query_str,
             texts_of(asked.nodes),
             history=asked.history,
             lang=judging.language(asked.query),
+            mode=asked.mode,
         )
     return judging.tell(decision)
 
@@ -133,10 +213,11 @@ def _decide(judging: Judging, asked: Asked) -> Decision:
 @dispatcher.span
 async def _adecide(judging: Judging, asked: Asked) -> Decision:
     with judging.telling():
-        decision = await judging.gate.acheck(
+        decision = await judging.gate.unobserved().acheck(
             asked.query.query_str,
             texts_of(asked.nodes),
             history=asked.history,
             lang=judging.language(asked.query),
+            mode=asked.mode,
         )
     return judging.tell(decision)

@@ -91,14 +91,12 @@ class GuardPostprocessor(BaseNodePostprocessor):
         return self._judging.gate
 
     def _postprocess_nodes(self, nodes: Nodes, query_bundle: QueryBundle | None = None) -> Nodes:
-        decision = self._judging.decide(_asked(query_bundle), nodes)
-        return _passed(self._judging.asking_back(decision), nodes)
+        return _passed(self._judging.judge(_asked(query_bundle), nodes), nodes)
 
     async def _apostprocess_nodes(
         self, nodes: Nodes, query_bundle: QueryBundle | None = None
     ) -> Nodes:
-        decision = await self._judging.adecide(_asked(query_bundle), nodes)
-        return _passed(await self._judging.aasking_back(decision), nodes)
+        return _passed(await self._judging.ajudge(_asked(query_bundle), nodes), nodes)
 
 
 def require_unjudged(engine: object) -> None:

@@ -112,17 +112,16 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
         return await self._answering.aanswer(_bundle(query), nodes, writer)
 
     # Asked for bare texts, e.g. by a RouterQueryEngine whose summarizer this is. There is no
-    # response to keep a record in, which is then on the dispatcher only.
+    # response to keep a record in, which is then on the dispatcher and in the audit only.
 
     def get_response(
         self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
     ) -> RESPONSE_TEXT_TYPE:
         """The inner synthesizer's answer if the texts suffice, else the policy's message."""
         judging = self._answering.judging
-        decision = judging.decide(QueryBundle(query_str), _nodes(text_chunks))
+        decision = judging.judge(QueryBundle(query_str), _nodes(text_chunks))
         if decision.passes:
             return self._inner.get_response(query_str, text_chunks, **response_kwargs)
-        decision = judging.asking_back(decision)
         return text_of(told(decision, (), streams=self._streaming, awaited=False))
 
     async def aget_response(
@@ -130,10 +129,9 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
     ) -> RESPONSE_TEXT_TYPE:
         """As `get_response`."""
         judging = self._answering.judging
-        decision = await judging.adecide(QueryBundle(query_str), _nodes(text_chunks))
+        decision = await judging.ajudge(QueryBundle(query_str), _nodes(text_chunks))
         if decision.passes:
             return await self._inner.aget_response(query_str, text_chunks, **response_kwargs)
-        decision = await judging.aasking_back(decision)
         return text_of(told(decision, (), streams=self._streaming, awaited=True))
 
     def _writer(

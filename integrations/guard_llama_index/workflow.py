@@ -137,8 +137,8 @@ class GuardedWorkflow(Workflow):
     @step
     async def judge_contexts(self, ev: ContextsEvent) -> AnswerEvent | ClarifyEvent | RefuseEvent:
         """What is to be done with a question and its contexts."""
-        decision = await self._judging.adecide(QueryBundle(ev.question), ev.nodes, ev.history)
-        return judged(ev, await self._judging.aasking_back(decision))
+        query = QueryBundle(ev.question)
+        return judged(ev, await self._judging.ajudge(query, ev.nodes, ev.history))
 
 
 def judged(ev: ContextsEvent, decision: Decision) -> AnswerEvent | ClarifyEvent | RefuseEvent:

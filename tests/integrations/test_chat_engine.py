@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -29,6 +30,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import Field
 
 from guard import ConfigError, Gate, Messages, Policy, Query, Unmeasured
+from guard.audit import AuditLog
 from guard.testing import Scripted, ScriptedJudge
 from guard_llama_index import Clarifier, GuardDecisionEvent, GuardedChatEngine, GuardedQueryEngine
 
@@ -514,7 +516,8 @@ def test_a_user_who_never_answers_is_asked_no_more_often_than_that(way: str, lim
         routes.append(record["route"])
         asks = record["route"] == "clarify"
         assert told == (MESSAGES.clarify if asks else MESSAGES.refuse) == record["message"]
-        assert record["reason"] == "uncertain"
+        assert record["reason"] == ("uncertain" if asks else "clarifications_spent")
+        assert record["probability"] == record["p_true"] == 0.5
         assert record["clarifications"] == min(len(routes), limit)
         assert ("no more clarifying questions" in record["detail"]) == (not asks)
     assert routes == ["clarify"] * limit + ["refuse"] * (8 - limit)
@@ -570,6 +573,221 @@ def test_a_cancelled_turn_leaves_the_question_open() -> None:
     run(talked())
     assert judge.queries[2].question.startswith(QUESTION)
     assert len(history_of(engine)) == 4
+
+
+# What observers are told.
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Generator[AuditLog]:
+    with AuditLog(tmp_path / "audit.jsonl") as audit:
+        yield audit
+
+
+def records_in(audit: AuditLog) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in audit.path.read_text().splitlines()]
+
+
+def as_audited(response: Any) -> dict[str, Any]:
+    """The decision's record, without what a chat engine puts beside it."""
+    beside = ("first", "clarifications")
+    return {key: value for key, value in record_of(response).items() if key not in beside}
+
+
+def audited_gate(audit: AuditLog, script: Script, **options: Any) -> Gate:
+    policy = Policy(messages=MESSAGES, **options)
+    return Gate(ScriptedJudge(script), policy, observers=[audit])
+
+
+TALKS: dict[str, tuple[int, list[Scripted], list[tuple[str, str]]]] = {
+    "answered": (3, [0.95, 0.95], [("answer", "sufficient")] * 2),
+    "asked and answered": (3, [0.5, 0.95], [("clarify", "uncertain"), ("answer", "sufficient")]),
+    "no more questions": (
+        1,
+        [0.5, 0.5, 0.5, 0.5],
+        [("clarify", "uncertain"), *[("refuse", "clarifications_spent")] * 2],
+    ),
+    "never a question": (0, [0.5, 0.5], [("refuse", "clarifications_spent")] * 2),
+    "something else": (1, [0.5, 0.5, 0.95], [("clarify", "uncertain"), ("answer", "sufficient")]),
+    "asked anew": (3, [0.5, 0.05, 0.5], [("clarify", "uncertain")] * 2),
+    "refused": (3, [0.5, 0.05, 0.05], [("clarify", "uncertain"), ("refuse", "insufficient")]),
+    "an outage after": (
+        3,
+        [0.5, 0.05, Unmeasured("No.")],
+        [("clarify", "uncertain"), ("refuse", "insufficient")],
+    ),
+    "an outage": (3, [Unmeasured("No.")], [("refuse", "no_logprobs")]),
+}
+
+
+@pytest.mark.parametrize("asks", [False, True])
+@pytest.mark.parametrize("mode", ["before", "parallel"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("talk", TALKS)
+def test_each_turn_is_audited_once(
+    talk: str, way: str, mode: Any, asks: bool, audit: AuditLog
+) -> None:
+    """With what the user is told, however often the turn was judged."""
+    limit, script, told = TALKS[talk]
+    gate = audited_gate(audit, script)
+    engine = GuardedChatEngine(
+        an_engine("context", Talker()),
+        gate,
+        max_clarifications=limit,
+        clarifier=Clarifier(Talker()) if asks else None,
+        mode=mode,
+    )
+    said = [say(engine, way, f"Turn {number}?") for number in range(len(told))]
+    records = records_in(audit)
+    assert records == [as_audited(response) for response, _ in said]
+    assert [(each["route"], each["reason"]) for each in records] == told
+    assert [each["message"] or ANSWER for each in records] == [text for _, text in said]
+    assert len(cast("ScriptedJudge", gate.judge).queries) == len(script)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_turn_that_raises_is_audited_once(way: str, audit: AuditLog) -> None:
+    gate = audited_gate(audit, [0.5, Unmeasured("No.")], on_unmeasured="raise")
+    engine = GuardedChatEngine(an_engine("context", Talker()), gate)
+    asked, _ = say(engine, way)
+    with pytest.raises(Unmeasured) as caught:
+        say(engine, way, "In Sydney.")
+    decision: Any = caught.value.decision
+    assert records_in(audit) == [as_audited(asked), decision.to_dict()]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_second_look_that_raises_is_not_audited(way: str, audit: AuditLog) -> None:
+    """The user is told of the first."""
+    gate = audited_gate(audit, [0.5, 0.05, Unmeasured("No.")], on_unmeasured="raise")
+    engine = GuardedChatEngine(an_engine("context", Talker()), gate)
+    said = [say(engine, way)[0], say(engine, way, "In Sydney.")[0]]
+    assert records_in(audit) == [as_audited(response) for response in said]
+    assert [each["reason"] for each in records_in(audit)] == ["uncertain", "insufficient"]
+
+
+class Fragile(FixedRetriever):
+    """Is down from its third question on."""
+
+    def _retrieve(self, query_bundle: Any) -> list[NodeWithScore]:
+        if len(self.questions) == 2:
+            raise LookupError("The index is gone.")
+        return super()._retrieve(query_bundle)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_second_look_that_fails_leaves_the_first_in_the_audit(way: str, audit: AuditLog) -> None:
+    """The user gets an error; what was measured is not lost."""
+    memory = ChatMemoryBuffer(token_limit=2000)
+    inner = ContextChatEngine.from_defaults(Fragile(bridge_nodes()), memory=memory, llm=Talker())
+    engine = GuardedChatEngine(inner, audited_gate(audit, [0.5, 0.05]))
+    say(engine, way)
+    with pytest.raises(LookupError):
+        say(engine, way, "In Sydney.")
+    assert [each["reason"] for each in records_in(audit)] == ["uncertain", "insufficient"]
+    state: Any = engine.state
+    assert (state["open"]["question"], state["clarifications"]) == (QUESTION, 1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("script", [[0.5, 0.95], [0.5, 0.05, 0.95]])
+@pytest.mark.parametrize("way", WAYS)
+def test_an_answer_that_fails_is_audited_once(
+    way: str, script: list[Scripted], audit: AuditLog
+) -> None:
+    """The gate let it through."""
+    llm = Talker()
+    engine = GuardedChatEngine(an_engine("context", llm), audited_gate(audit, script))
+    say(engine, way)
+    llm.reply = failing
+    with pytest.raises(RuntimeError):
+        say(engine, way, "In Sydney.")
+    assert [each["route"] for each in records_in(audit)] == ["clarify", "answer"]
+
+
+@pytest.mark.parametrize("judgements", [1, 2])
+def test_a_turn_that_is_cancelled_is_not_audited(judgements: int, audit: AuditLog) -> None:
+    """Cancelled while our question is written, after one look at the turn or two."""
+    asker = Talker(seconds=30.0)
+    llm = Talker()
+    script: list[Scripted] = [0.05, 0.5] if judgements == 2 else [0.5]
+    gate = audited_gate(audit, script)
+    waiting = {"question": QUESTION, "asked": "Which?", "said": ()}
+    state = {"open": waiting if judgements == 2 else None, "clarifications": 1}
+    engine = GuardedChatEngine(
+        an_engine("context", llm), gate, clarifier=Clarifier(asker), state=state
+    )
+
+    async def talked() -> None:
+        task = asyncio.ensure_future(engine.achat("In Sydney?"))
+        while not asker.prompts:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(talked())
+    assert len(cast("ScriptedJudge", gate.judge).queries) == judgements
+    assert records_in(audit) == []
+    assert engine.state == state
+
+
+def test_a_turn_that_is_cancelled_while_it_is_judged_is_not_audited(audit: AuditLog) -> None:
+    gate = Gate(ScriptedJudge(0.05, delay=30.0), observers=[audit])
+    engine = GuardedChatEngine(an_engine("context", Talker()), gate)
+
+    async def talked() -> None:
+        async with asyncio.timeout(0.05):
+            await engine.achat(QUESTION)
+
+    with pytest.raises(TimeoutError):
+        run(talked())
+    assert records_in(audit) == []
+
+
+# A canary.
+
+
+@pytest.mark.parametrize(("canary", "enforced"), [(0.0, False), (1.0, True)])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_or_nothing_of_a_canary(
+    kind: str, way: str, canary: float, enforced: bool, audit: AuditLog
+) -> None:
+    gate = audited_gate(audit, [0.5, 0.05, Unmeasured("No.")], canary=canary)
+    engine = GuardedChatEngine(an_engine(kind, Talker()), gate, max_clarifications=0)
+    told = [say(engine, way, f"Turn {number}?") for number in range(3)]
+    refusals = [MESSAGES.refuse, MESSAGES.refuse, MESSAGES.unmeasured]
+    assert [text for _, text in told] == (refusals if enforced else [ANSWER] * 3)
+    assert [each["enforced"] for each in records_in(audit)] == [enforced] * 3
+
+
+@pytest.mark.parametrize("second", [0.05, 0.5, 0.95, Unmeasured("No.")])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_turn_is_on_one_side_of_a_canary(
+    kind: str, way: str, second: Scripted, audit: AuditLog
+) -> None:
+    """What the user typed decides; what is judged has other hashes, as a reply and as it stands."""
+    sides = set[bool]()
+    for number in range(16):
+        message, llm = f"In Sydney, {number}.", Talker()
+        gate = audited_gate(audit, [0.05, second], canary=0.5)
+        waiting: dict[str, Any] = {"question": QUESTION, "asked": "Which?", "said": []}
+        state = {"open": waiting, "clarifications": 1}
+        engine = GuardedChatEngine(an_engine(kind, llm), gate, state=state)
+        response, told = say(engine, way, message)
+        enforced = gate.policy.mode_of(Query(message, ()).question_hash) == "enforce"
+        sides.add(enforced)
+        record = record_of(response)
+        assert records_in(audit)[number:] == [as_audited(response)]
+        assert record["enforced"] == record.get("first", record)["enforced"] == enforced
+        judged = cast("ScriptedJudge", gate.judge).queries
+        assert len(judged) == (2 if enforced else 1)
+        assert (told == ANSWER) == (second == 0.95 or not enforced)
+        answers = [prompt for prompt in llm.prompts if "Standalone question:" not in prompt]
+        assert len(answers) == (told == ANSWER)
+    assert sides == {True, False}
 
 
 # Many at once.

@@ -1,6 +1,7 @@
 """SufficientContextEvaluator, alone and in LlamaIndex's own BatchEvalRunner."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -9,8 +10,9 @@ from llama_index.core.base.response.schema import Response
 from llama_index.core.evaluation import BatchEvalRunner, EvaluationResult
 from parts import a_gate, an_engine, queries_of
 
-from guard import ConfigError, Gate, Query, Unmeasured
-from guard.testing import Scripted
+from guard import ConfigError, Gate, Policy, Query, Unmeasured
+from guard.audit import AuditLog
+from guard.testing import Scripted, ScriptedJudge
 from guard_llama_index import SufficientContextEvaluator
 
 pytestmark = [
@@ -54,6 +56,16 @@ def test_unmeasured_is_invalid(route: str, mode: str) -> None:
     assert (result.score, result.passing) == (None, None)
     assert result.invalid_result
     assert result.invalid_reason == result.feedback == "No logprobs."
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("script", [0.95, 0.05, Unmeasured("No.")])
+def test_a_test_question_is_in_no_audit(script: Scripted, mode: str, tmp_path: Path) -> None:
+    """It is no user's; rates of the audit are of users alone."""
+    with AuditLog(tmp_path / "audit.jsonl") as audit:
+        policy = Policy(on_unmeasured="raise")
+        evaluated(Gate(ScriptedJudge(script), policy, observers=[audit]), mode)
+    assert audit.path.read_text() == ""
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])

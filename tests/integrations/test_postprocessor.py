@@ -4,6 +4,7 @@ import asyncio
 import copy
 import json
 import pickle
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,10 +14,11 @@ from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextC
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore
-from parts import OUTAGE, a_gate, an_engine, queries_of
+from parts import MESSAGES, OUTAGE, a_gate, an_engine, queries_of
 
-from guard import ConfigError, Gate, GuardError, Unmeasured
-from guard.testing import Scripted
+from guard import ConfigError, Gate, GuardError, Policy, Unmeasured
+from guard.audit import AuditLog
+from guard.testing import Scripted, ScriptedJudge
 from guard_llama_index import (
     ContextsInsufficient,
     GuardedChatEngine,
@@ -46,7 +48,7 @@ def asked(engine: Any, mode: str) -> str:
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-@pytest.mark.parametrize("options", [{}, {"mode": "shadow"}])
+@pytest.mark.parametrize("options", [{}, {"mode": "shadow"}, {"canary": 0.0}])
 def test_nodes_that_may_pass_are_the_same(mode: str, options: dict[str, Any]) -> None:
     """Sufficient nodes, and any in shadow mode, go on unchanged."""
     nodes = bridge_nodes()
@@ -71,6 +73,33 @@ def test_insufficient_nodes_raise_out_of_the_engine(case: str, mode: str) -> Non
     assert response.source_nodes == caught.value.nodes
     assert (response.metadata or {})["guard"] == caught.value.decision.to_dict()
     assert writer.prompts == []
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("options", [{}, {"canary": 1.0}, {"on_unmeasured": "raise"}])
+@pytest.mark.parametrize("case", STOPPED)
+def test_what_is_raised_is_audited_once(
+    case: str, options: dict[str, Any], mode: str, tmp_path: Path
+) -> None:
+    """One record, that of the error."""
+    with AuditLog(tmp_path / "audit.jsonl") as audit:
+        policy = Policy(messages=MESSAGES, **options)
+        gate = Gate(ScriptedJudge(STOPPED[case][0]), policy, observers=[audit])
+        with pytest.raises((ContextsInsufficient, Unmeasured)) as caught:
+            processed(gate, bridge_nodes(), mode)
+    records = [json.loads(line) for line in audit.path.read_text().splitlines()]
+    assert records == [cast("Any", caught.value).decision.to_dict()]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("options", [{}, {"mode": "shadow"}, {"canary": 0.0}])
+def test_what_passes_is_audited_once(mode: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """Sufficient nodes, and any that are let through."""
+    with AuditLog(tmp_path / "audit.jsonl") as audit:
+        judge = ScriptedJudge(0.05 if options else 0.95)
+        processed(Gate(judge, Policy(**options), observers=[audit]), bridge_nodes(), mode)
+    records = [json.loads(line) for line in audit.path.read_text().splitlines()]
+    assert [each["enforced"] for each in records] == [not options]
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])

@@ -1,6 +1,7 @@
 """Every seam of LlamaIndex, every way to ask, every route; retrieving again; events; prompts."""
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -59,10 +60,14 @@ from pydantic import Field
 
 from guard import ConfigError, Gate, JudgeError, Policy, Unmeasured
 from guard.audit import AuditLog
-from guard.audit_file import Audit
 from guard.policy import OnUnmeasured
 from guard.testing import Scripted, ScriptedJudge
-from guard_llama_index import GuardDecisionEvent, GuardedQueryEngine, GuardedSynthesizer
+from guard_llama_index import (
+    Clarifier,
+    GuardDecisionEvent,
+    GuardedQueryEngine,
+    GuardedSynthesizer,
+)
 from guard_llama_index.answering import Mode
 from guard_llama_index.prompts import update_prompts
 
@@ -129,22 +134,99 @@ def require_nodes(seam: str, response: RESPONSE_TYPE) -> None:
     assert files == ["bridge.txt", "harbour.txt"]
 
 
-@pytest.mark.parametrize("policy", ["enforce", "shadow", "canary"])
+POLICIES: dict[str, tuple[dict[str, Any], bool]] = {
+    "enforce": ({}, True),
+    "shadow": ({"mode": "shadow"}, False),
+    "nothing of a canary": ({"canary": 0.0}, False),
+    "all of a canary": ({"canary": 1.0}, True),
+}
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Generator[AuditLog]:
+    with AuditLog(tmp_path / "audit.jsonl") as audit:
+        yield audit
+
+
+def records_in(audit: AuditLog) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in audit.path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("seam", SEAMS)
 def test_every_seam_is_audited_once(
-    seam: str, mode: Mode, way: str, policy: str, tmp_path: Path
+    seam: str, mode: Mode, way: str, policy: str, audit: AuditLog
 ) -> None:
     """One record a query, the one that the caller gets; in shadow the answer is let through."""
-    options: dict[str, Any] = {"mode": policy} if policy != "canary" else {"canary": 0.0}
-    with AuditLog(tmp_path / "audit.jsonl") as audit:
-        gate = Gate(ScriptedJudge(0.05), Policy(messages=MESSAGES, **options), observers=[audit])
-        response, told = ask(SEAMS[seam](CountingLLM(), gate, mode, "stream" in way), way)
-    [record] = Audit(audit.path).records()
-    assert record.id == record_of(response)["id"]
-    assert (record.route, record.enforced) == ("refuse", policy == "enforce")
-    assert told == (REFUSE if policy == "enforce" else ANSWER)
+    options, enforced = POLICIES[policy]
+    gate = Gate(ScriptedJudge(0.05), Policy(messages=MESSAGES, **options), observers=[audit])
+    response, told = ask(SEAMS[seam](CountingLLM(), gate, mode, "stream" in way), way)
+    assert records_in(audit) == [record := record_of(response)]
+    assert (record["route"], record["enforced"]) == ("refuse", enforced)
+    assert told == (REFUSE if enforced else ANSWER)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seam", SEAMS)
+def test_every_seam_is_audited_once_where_it_raises(
+    seam: str, mode: Mode, way: str, audit: AuditLog
+) -> None:
+    """An outage is in the audit, though its caller gets no response."""
+    policy = Policy(on_unmeasured="raise")
+    gate = Gate(ScriptedJudge(Unmeasured("No.")), policy, observers=[audit])
+    with pytest.raises(Unmeasured) as caught:
+        ask(SEAMS[seam](CountingLLM(), gate, mode, "stream" in way), way)
+    assert records_in(audit) == [cast("Any", caught.value.decision).to_dict()]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_cancelled_while_it_is_judged_is_in_no_audit(mode: Mode, audit: AuditLog) -> None:
+    """It is no decision."""
+    gate = Gate(ScriptedJudge(0.05, delay=30.0), observers=[audit])
+    engine = guarded_engine(CountingLLM(), gate, mode, False)
+
+    async def cancelled() -> None:
+        async with asyncio.timeout(0.05):
+            await engine.aquery(QUESTION)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(cancelled())
+    assert records_in(audit) == []
+
+
+@pytest.mark.parametrize("seam", SEAMS)
+@pytest.mark.parametrize("mode", MODES)
+def test_an_answer_that_cannot_be_written_was_let_through(
+    mode: Mode, seam: str, audit: AuditLog
+) -> None:
+    """The audit is about the gate: its decision stands, whatever the model does after it."""
+
+    def failing(prompt: str) -> str:
+        raise RuntimeError("The model is down.")
+
+    gate = Gate(ScriptedJudge(0.95), observers=[audit])
+    with pytest.raises(RuntimeError, match="The model is down"):
+        ask(SEAMS[seam](CountingLLM(reply=failing), gate, mode, False), "async")
+    assert [each["route"] for each in records_in(audit)] == ["answer"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_bare_texts_are_audited_once(way: str, policy: str, audit: AuditLog) -> None:
+    """There is no response that could hold the record."""
+    options, enforced = POLICIES[policy]
+    gate = Gate(ScriptedJudge(0.05), Policy(messages=MESSAGES, **options), observers=[audit])
+    writer = a_writer(CountingLLM(), gate, "before", False)
+    asked = (QUESTION, ["It is."])
+    told = (
+        writer.get_response(*asked) if way == "sync" else asyncio.run(writer.aget_response(*asked))
+    )
+    assert told == (REFUSE if enforced else ANSWER)
+    [record] = records_in(audit)
+    assert (record["route"], record["enforced"]) == ("refuse", enforced)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -386,6 +468,58 @@ def test_citations_of_the_union_are_split(way: str, mode: Mode, script: list[Scr
         assert all(text in llm.prompts[-1] for text in seen)
 
 
+@pytest.mark.parametrize("nodes", [more_nodes(), bridge_nodes()], ids=["more", "none"])
+@pytest.mark.parametrize(
+    "script", [[0.5, 0.95], [0.05, 0.5], [0.5, 0.05], [0.5, Unmeasured("No.")], [0.95]]
+)
+@pytest.mark.parametrize("on_unmeasured", ["answer", "raise"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("mode", MODES)
+def test_retrieving_again_is_audited_once(
+    mode: Mode,
+    way: str,
+    on_unmeasured: OnUnmeasured,
+    script: list[Scripted],
+    nodes: list[NodeWithScore],
+    audit: AuditLog,
+) -> None:
+    """With the decision that the caller gets, be it the first or the second."""
+    policy = Policy(messages=MESSAGES, on_unmeasured=on_unmeasured)
+    gate = Gate(ScriptedJudge(script), policy, observers=[audit])
+    writer = CompactAndRefine(llm=CountingLLM(), streaming="stream" in way)
+    inner = RetrieverQueryEngine(FixedRetriever(bridge_nodes()), writer)
+    again = FixedRetriever(nodes)
+    asker = Clarifier(CountingLLM(reply=lambda _: "Which of them?"))
+    engine = GuardedQueryEngine(inner, gate, mode=mode, retry_retrieval=again, clarifier=asker)
+    response, told = ask(engine, way)
+    [record] = records_in(audit)
+    assert record == {key: value for key, value in record_of(response).items() if key != "first"}
+    assert record["message"] == (None if told == ANSWER else told)
+
+
+class Rollback(FixedRetriever):
+    """Meanwhile somebody takes the policy back to shadow."""
+
+    gate: Gate
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        self.gate.policy = Policy(messages=MESSAGES, mode="shadow")
+        return super()._retrieve(query_bundle)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_both_decisions_of_a_query_are_enforced_or_neither(way: str, mode: Mode) -> None:
+    """A refusal that is enforced is not lifted by one that is not."""
+    shelf = Rollback(more_nodes())
+    shelf.gate = a_gate(0.05)[0]
+    inner = RetrieverQueryEngine.from_args(FixedRetriever(bridge_nodes()), llm=CountingLLM())
+    engine = GuardedQueryEngine(inner, shelf.gate, mode=mode, retry_retrieval=shelf)
+    response, told = ask(engine, way)
+    record = record_of(response)
+    assert (told, record["enforced"], record["first"]["enforced"]) == (REFUSE, True, True)
+
+
 class Broken(BaseRetriever):
     """Cannot retrieve."""
 
@@ -395,11 +529,15 @@ class Broken(BaseRetriever):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_a_retrievers_error_surfaces(way: str, mode: Mode) -> None:
-    """It is no refusal: the documents may well say."""
+def test_a_retrievers_error_surfaces(way: str, mode: Mode, audit: AuditLog) -> None:
+    """It is no refusal: the documents may well say. What was decided before is in the audit."""
+    gate = Gate(ScriptedJudge(0.05), observers=[audit])
+    inner = RetrieverQueryEngine.from_args(FixedRetriever(bridge_nodes()), llm=CountingLLM())
     broken = cast("Any", Broken)()
+    engine = GuardedQueryEngine(inner, gate, mode=mode, retry_retrieval=broken)
     with pytest.raises(LookupError, match="The index is gone"):
-        ask(again([0.05], broken, mode=mode)[0], way)
+        ask(engine, way)
+    assert [each["probability"] for each in records_in(audit)] == [0.05]
 
 
 @pytest.mark.parametrize("on_unmeasured", ["answer", "clarify", "refuse"])

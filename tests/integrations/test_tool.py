@@ -1,7 +1,9 @@
 """GuardedQueryTool in LlamaIndex's own agents, on models that follow a script."""
 
 import asyncio
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -19,11 +21,12 @@ from llama_index.core.llms import CompletionResponse
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import FunctionTool, QueryEngineTool, ToolMetadata, ToolOutput
-from parts import OUTAGE, a_gate, an_engine, queries_of
+from parts import MESSAGES, OUTAGE, a_gate, an_engine, queries_of
 from pydantic import Field
 
-from guard import ConfigError, Gate, Query, Unmeasured
-from guard.testing import Scripted
+from guard import ConfigError, Gate, Policy, Query, Unmeasured
+from guard.audit import AuditLog
+from guard.testing import Scripted, ScriptedJudge
 from guard_llama_index import GuardedQueryEngine, GuardedQueryTool
 
 pytestmark = [
@@ -158,6 +161,7 @@ STOPPED: dict[str, tuple[Scripted, dict[str, Any], str]] = {
     "refuse": (0.05, {}, REFUSE),
     "unmeasured": (Unmeasured("No."), {}, OUTAGE),
     "raise": (Unmeasured("No."), {"on_unmeasured": "raise"}, OUTAGE),
+    "canary": (0.05, {"canary": 1.0}, REFUSE),
 }
 
 
@@ -178,6 +182,28 @@ def test_no_agent_answers_over_a_refusal(case: str, kind: str) -> None:
         assert (response.metadata or {})["guard"]["message"] == message
 
 
+AUDITED: dict[str, tuple[Scripted, dict[str, Any], str]] = {
+    **STOPPED,
+    "answer": (0.95, {}, ANSWER),
+    "shadow": (0.05, {"mode": "shadow"}, ANSWER),
+    "nothing of a canary": (0.05, {"canary": 0.0}, ANSWER),
+}
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+@pytest.mark.parametrize("case", AUDITED)
+def test_a_call_is_audited_once(case: str, way: str, tmp_path: Path) -> None:
+    """With the record that its output has."""
+    script, options, message = AUDITED[case]
+    with AuditLog(tmp_path / "audit.jsonl") as audit:
+        policy = Policy(messages=MESSAGES, **options)
+        tool = a_tool(Gate(ScriptedJudge(script), policy, observers=[audit]))
+        called = tool.call(QUESTION) if way == "sync" else asyncio.run(tool.acall(QUESTION))
+    assert called.content == message
+    records = [json.loads(line) for line in audit.path.read_text().splitlines()]
+    assert records == [called.raw_output.metadata["guard"]]
+
+
 @pytest.mark.parametrize("kind", AGENTS)
 def test_the_plain_tool_is_answered_over(kind: str) -> None:
     """Why the tool exists: LlamaIndex's own lets the model go on."""
@@ -188,7 +214,7 @@ def test_the_plain_tool_is_answered_over(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", AGENTS)
-@pytest.mark.parametrize("options", [{}, {"mode": "shadow"}])
+@pytest.mark.parametrize("options", [{}, {"mode": "shadow"}, {"canary": 0.0}])
 def test_an_agent_goes_on_with_an_answer(kind: str, options: dict[str, Any]) -> None:
     """The model reads the tool's answer, and the run ends with what it makes of it."""
     tool = a_tool(0.05 if options else 0.95, **options)

@@ -1,7 +1,9 @@
 """GuardedWorkflow: its ready step in real workflows."""
 
 import asyncio
+import json
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -18,7 +20,7 @@ from llama_index.core.schema import (
     TextNode,
 )
 from llama_index_instrumentation import get_dispatcher
-from parts import OUTAGE, a_gate, queries_of
+from parts import MESSAGES, OUTAGE, a_gate, queries_of
 from pydantic import Field, ValidationError
 from workflows import Context, Workflow, step
 from workflows.context.serializers import JsonSerializer
@@ -26,9 +28,11 @@ from workflows.errors import WorkflowValidationError
 from workflows.events import StartEvent, StopEvent
 
 from guard import ConfigError, Gate, Messages, Policy, Unmeasured
+from guard.audit import AuditLog
 from guard.testing import Scripted, ScriptedJudge
 from guard_llama_index import (
     AnswerEvent,
+    Clarifier,
     ClarifyEvent,
     ContextsEvent,
     GuardDecisionEvent,
@@ -89,6 +93,8 @@ CASES: dict[str, tuple[Scripted, dict[str, Any], type[JudgedEvent], str]] = {
     "unmeasured": (Unmeasured("No."), {}, RefuseEvent, OUTAGE),
     "asked back": (Unmeasured("No."), {"on_unmeasured": "clarify"}, ClarifyEvent, OUTAGE),
     "shadow": (0.05, {"mode": "shadow"}, AnswerEvent, ANSWER),
+    "nothing of a canary": (0.05, {"canary": 0.0}, AnswerEvent, ANSWER),
+    "all of a canary": (0.05, {"canary": 1.0}, RefuseEvent, REFUSE),
 }
 
 
@@ -102,13 +108,26 @@ def test_a_decision_becomes_its_event(case: str) -> None:
     assert result.of.message == ("" if kind is AnswerEvent else text)
     assert [each.node_id for each in result.of.nodes] == ["bridge", "harbour"]
     assert result.of.question == QUESTION
-    assert result.of.decision.route == ("refuse" if case == "shadow" else case).replace(
-        "unmeasured", "refuse"
-    ).replace("asked back", "clarify")
+    route = {"answer": "answer", "clarify": "clarify", "asked back": "clarify"}.get(case, "refuse")
+    assert result.of.decision.route == route
     assert len(workflow.writer.prompts) == (kind is AnswerEvent)
     query = queries_of(workflow.gate)[0]
     assert (query.question, query.history) == (QUESTION, (("user", "Hello."),))
     assert query.contexts[0].startswith("file: bridge")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_decision_is_audited_once(case: str, tmp_path: Path) -> None:
+    """As its event has it, the question that is asked back included."""
+    script, options, _, _ = CASES[case]
+    asker = Clarifier(CountingLLM(reply=lambda _: "Which of them?"))
+    with AuditLog(tmp_path / "audit.jsonl") as audit:
+        policy = Policy(messages=MESSAGES, **options)
+        gate = Gate(ScriptedJudge(script), policy, observers=[audit])
+        result = ran(Rag(gate, clarifier=asker))
+    [record] = map(json.loads, audit.path.read_text().splitlines())
+    assert record == result.of.decision.to_dict()
+    assert result.text == (record["message"] if result.of.message else ANSWER)
 
 
 def test_no_nodes_are_refused_unasked() -> None:
@@ -118,10 +137,14 @@ def test_no_nodes_are_refused_unasked() -> None:
     assert queries_of(workflow.gate) == []
 
 
-def test_policy_raise_fails_the_run() -> None:
-    """An outage is the judge's own error where the policy says so."""
-    with pytest.raises(Unmeasured):
-        ran(Rag(a_gate(Unmeasured("No."), on_unmeasured="raise")))
+def test_policy_raise_fails_the_run(tmp_path: Path) -> None:
+    """An outage is the judge's own error where the policy says so; it is audited all the same."""
+    with AuditLog(tmp_path / "audit.jsonl") as audit:
+        policy = Policy(on_unmeasured="raise")
+        with pytest.raises(Unmeasured):
+            ran(Rag(Gate(ScriptedJudge(Unmeasured("No.")), policy, observers=[audit])))
+    [record] = map(json.loads, audit.path.read_text().splitlines())
+    assert (record["route"], record["reason"]) == (None, "no_logprobs")
 
 
 class Forgetful(GuardedWorkflow):
