@@ -6,17 +6,18 @@ Records are read one by one, so that an audit of any size takes the same memory.
 import json
 import os
 import re
+import sys
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from guard._json import as_list, as_map, as_text
 from guard.decision import Reason, Route
 from guard.errors import UNMEASURED_KINDS, ConfigError, Tried
-from guard.line_file import lines_of, may_be_half, rotated, rotated_at
+from guard.line_file import LeftOut, lines_of, may_be_half, real_path, rotated, rotated_at
 from guard.outcomes import Outcome, OutcomeFile
 from guard.verdict import Usage, Verdict
 
@@ -82,7 +83,8 @@ class Record:
         """The record that `guard.Decision.to_dict` gave; keys it does not know are left out.
 
         Raises:
-            ConfigError: a key is missing or of the wrong type, or numbers contradict each other.
+            ConfigError: a key is missing or of the wrong type, numbers contradict each other or
+                are not finite, or the time is none in UTC's years 1 to 9999.
         """
         for name, kinds in _KINDS.items():
             # Not isinstance: True is no number.
@@ -135,17 +137,27 @@ def _require_numbers(values: Mapping[str, Any]) -> None:
         raise _wrong("probability", "does not satisfy 0 <= low <= probability <= high <= 1")
     if not 0 <= values["refuse_below"] <= values["answer_at"] <= 1:
         raise _wrong("answer_at", "does not satisfy 0 <= refuse_below <= answer_at <= 1")
-    if not values["elapsed_seconds"] >= 0:
-        raise _wrong("elapsed_seconds", "is below 0")
+    if not _is_duration(values["elapsed_seconds"]):
+        raise _wrong("elapsed_seconds", "is below 0, or not finite")
+
+
+def _is_duration(seconds: Any) -> bool:
+    """Also whether a float can hold it: JSON's whole numbers have no limit."""
+    return type(seconds) in _NUMBER and 0 <= seconds <= sys.float_info.max  # Nor is NaN.
 
 
 def _time(value: Any) -> datetime:
     try:
         time = datetime.fromisoformat(value)
+        if time.tzinfo is None:
+            raise _wrong("time", "has no time zone")
+        time.astimezone(UTC)
+    except OverflowError:
+        raise _wrong("time", "is none in UTC, whose years are 1 to 9999") from None
+    except ConfigError:
+        raise
     except ValueError:
         raise _wrong("time", "is no time (ISO 8601)") from None
-    if time.tzinfo is None:
-        raise _wrong("time", "has no time zone")
     return time
 
 
@@ -197,7 +209,7 @@ def _tried(value: object) -> Tried:
         and type(each.get("model")) in _TEXT + _NONE
         and each.get("kind") in UNMEASURED_KINDS
         and type(each.get("detail")) is str
-        and type(each.get("seconds")) in _NUMBER
+        and _is_duration(each.get("seconds"))
     )
     if not sound:
         raise _wrong("tried", "holds what is no judge that was left")
@@ -227,7 +239,7 @@ class Audit:
         deployment: only records of the deployment with this name.
 
     Raises:
-        ConfigError: there is no such audit, or a time has no time zone.
+        ConfigError: there is no such audit, no file can have that name, or a time has no time zone.
     """
 
     def __init__(
@@ -243,12 +255,12 @@ class Audit:
                 raise ConfigError(f"`{name}` has no time zone.", hint="Pass a time in UTC.")
         if since is not None and until is not None and since >= until:
             raise ConfigError("`since` is not before `until`.", hint="Swap them.")
-        self.path = Path(os.path.realpath(path))
+        self.path = real_path(path)
         if (whole := _whole(self.path)) != self.path:
             why = f"{self.path.name!r} is a part of {whole.name!r}, which was rotated."
             raise ConfigError(why, hint=f"Name {str(whole)!r}: it stands for all of its parts.")
         self._since, self._until, self._deployment = since, until, deployment
-        self._broken = dict[Path, int]()
+        self._left_out = dict[Path, LeftOut]()
         with self._told():
             if not self.path.exists() and not rotated(self.path):
                 raise FileNotFoundError(2, "There is no such file")
@@ -258,7 +270,12 @@ class Audit:
     @property
     def broken(self) -> int:
         """Half lines that were left out of what was read, in all files: who wrote it was killed."""
-        return sum(self._broken.values())
+        return sum(each.count for each in self._left_out.values())
+
+    @property
+    def broken_at(self) -> list[str]:
+        """Where the first ten of them stand, as ``FILE, line N``: records, texts or outcomes."""
+        return [place for each in self._left_out.values() for place in each.first][: LeftOut.NAMED]
 
     def records(self) -> Iterator[Record]:
         """The records, rotated files first, each file in the order in which it was written.
@@ -269,7 +286,7 @@ class Audit:
         for place, line in self._lines():
             record = _record(place, line)
             if record is None:
-                self._broken[place.path] += 1
+                self._left_out[place.path].add(place)
             elif self._wants(record):
                 yield record
 
@@ -307,7 +324,7 @@ class Audit:
         """
         file = OutcomeFile(self.path)
         found = file.read()
-        self._broken[file.path] = file.broken
+        self._left_out[file.path] = LeftOut(file.broken, file.broken_at)
         return found
 
     def texts(self, ids: Collection[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -320,7 +337,7 @@ class Audit:
         wanted = frozenset(ids)
         with self._told():
             for path in text_files(self.path) if wanted else ():
-                self._broken[path] = 0
+                self._left_out[path] = LeftOut()
                 with open(path, "rb") as file:
                     for number, line in enumerate(lines_of(file), start=1):
                         self._take_text(_Place(path, number), line, wanted, found)
@@ -335,7 +352,7 @@ class Audit:
     ) -> None:
         values = _object(line)
         if values is None:
-            self._broken[place.path] += 1
+            self._left_out[place.path].add(place)
             return
         id, question = as_text(values.get("id")), as_text(values.get("question"))
         contexts = tuple(map(as_text, as_list(values.get("contexts"))))
@@ -363,10 +380,10 @@ class Audit:
     def _lines(self) -> Iterator[tuple["_Place", bytes]]:
         with self._told():
             for path, file in self._files():
-                self._broken[path] = 0
+                self._left_out[path] = LeftOut()
+                is_known = False
                 for number, line in enumerate(lines_of(file), start=1):
-                    if number == 1:
-                        _require_ours(path, line)
+                    is_known = is_known or _require_ours(path, line)
                     if not line.isspace():
                         yield _Place(path, number), line
 
@@ -381,7 +398,7 @@ class Audit:
             for path in rotated(self.path):
                 at = rotated_at(path)
                 # A day, in case that a clock was put right.
-                if self._since and at and at + timedelta(days=1) < self._since:
+                if self._since and at and self._since - at > timedelta(days=1):
                     continue
                 with open(path, "rb") as file:
                     if current is None or not _same(file, current):
@@ -452,33 +469,44 @@ def _object(line: bytes) -> Mapping[str, object] | None:
 _OTHER_HINT = "Name a file that an audit of rag-guard wrote."
 
 
-def require_audit(path: Path) -> None:
-    """Raises unless ``path`` may be written to as an audit: it holds records, or nothing yet.
+def require_audit(path: Path, file: BinaryIO) -> None:
+    """Raises unless the file may be written to as an audit: it holds records, or nothing yet.
+
+    Args:
+        path: where it is, for the message.
+        file: it itself, open for reading.
 
     Raises:
         ConfigError: it holds something else.
-        OSError: it cannot be read, or is no file.
+        OSError: it cannot be read.
     """
-    if not path.exists():
-        return
-    if not path.is_file():
-        raise OSError(22, "It is no file")
-    with open(path, "rb") as file:
-        _require_ours(path, next(lines_of(file), b""))
+    # A line on its way is as good as a half one here.
+    for line in lines_of(file, wait=0):
+        if _require_ours(path, line):
+            return
 
 
-def _require_ours(path: Path, first: bytes) -> None:
-    values = _object(first)
-    if not (may_be_half(first) if values is None else {"id", "question_hash"} <= values.keys()):
+def _require_ours(path: Path, line: bytes) -> bool:
+    """Raises where no audit's file begins with this line; otherwise whether only an audit's does.
+
+    Many a file begins with a blank line, or with a brace alone: then the next one decides.
+    """
+    values = _object(line)
+    is_open = values is None and (line.isspace() or may_be_half(line))
+    if not is_open and not {"id", "question_hash"} <= (values or {}).keys():
         raise ConfigError(f"{str(path)!r} does not hold decision records.", hint=_OTHER_HINT)
+    return not is_open
 
 
 _DAY = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl")
 
 
 def texts_folder(audit: Path) -> Path:
-    """Where the texts of an audit's decisions are, if they are kept: a file for each day."""
-    return audit.with_name(f"{audit.stem}.texts")
+    """Where the texts of an audit's decisions are, if they are kept: a file for each day.
+
+    Its name holds the audit's whole one: ``bot.log`` must not delete the texts of ``bot.jsonl``.
+    """
+    return audit.with_name(f"{audit.name}.texts")
 
 
 def text_files(audit: Path) -> list[Path]:

@@ -14,11 +14,14 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
+
+from guard.errors import ConfigError
 
 if sys.platform != "win32":
     import fcntl
@@ -42,10 +45,19 @@ class LineFile:
         path: need not exist; its folder must.
         max_bytes: a file that would grow beyond this is renamed, see `rotated`, and a new one
             begun; ``None`` = it grows for ever.
+        require: is given the path and the file as often as it is opened, and raises where it is not
+            to be written to; it is not even made private then.
     """
 
-    def __init__(self, path: Path, *, max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int | None = None,
+        require: Callable[[Path, BinaryIO], None] | None = None,
+    ) -> None:
         self.path = path
+        self._require = require
         self._max_bytes = max_bytes
         self._file: int | None = None
         self._cannot_rotate = False
@@ -58,9 +70,10 @@ class LineFile:
 
         Raises:
             OSError: it cannot be opened for reading and writing, or is no regular file.
+            ConfigError: what ``require`` raised.
         """
         if self._file is None:
-            self._file = _opened(self.path)
+            self._file = _opened(self.path, self._require)
         return self._file
 
     def close(self) -> None:
@@ -79,22 +92,24 @@ class LineFile:
 
         Raises:
             OSError: they could not be written.
+            ConfigError: what ``require`` raised.
         """
         try:
-            file = self._held(wait)
+            until = time.monotonic() + wait
+            file = self._held(until)
             if self._would_overflow(file, len(lines)):
-                file = self._renewed(wait)
+                file = self._renewed(until)
             _write(file, lines)
             if durable:
                 os.fsync(file)
         finally:
             self._release()
 
-    def _held(self, wait: float) -> int:
+    def _held(self, until: float) -> int:
         """The file that now has this path, under its lock."""
         while True:
             file = self.open()
-            _lock(file, wait)
+            _lock(file, until)
             if _is_current(file, self.path):
                 return file
             self.close()  # Moved, deleted or replaced.
@@ -107,28 +122,32 @@ class LineFile:
         size = os.fstat(file).st_size
         return self._max_bytes is not None and 0 < size and size + more > self._max_bytes
 
-    def _renewed(self, wait: float) -> int:
+    def _renewed(self, until: float) -> int:
         """The next file, under its lock; the old one where it cannot be renamed."""
         if sys.platform == "win32":
             self.close()  # There no open file can be renamed.
         try:
             os.rename(self.path, _next_name(self.path))
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # No name sorts behind the end of time.
+            why = error.strerror if isinstance(error, OSError) else error
             if not self._cannot_rotate:
-                logger.warning("%s grows on; it cannot be renamed: %s.", self.path, error.strerror)
+                logger.warning("%s grows on; it cannot be renamed: %s.", self.path, why)
             self._cannot_rotate = True
         else:
             self._cannot_rotate = False
             self.close()
-        return self._held(wait)
+        return self._held(until)
 
 
-def _opened(path: Path) -> int:
+def _opened(path: Path, require: Callable[[Path, BinaryIO], None] | None) -> int:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         mode = os.fstat(file).st_mode
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "Not a regular file")
+        if require is not None:
+            with open(file, "rb", closefd=False) as whole:
+                require(path, whole)
         if sys.platform != "win32" and stat.S_IMODE(mode) & 0o077:
             os.fchmod(file, 0o600)  # It was there before; who can write can plant.
     except BaseException:
@@ -166,13 +185,13 @@ def _is_current(file: int, path: Path) -> bool:
 # ── Locking ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def _lock(file: int, wait: float, *, shared: bool = False) -> None:
+def _lock(file: int, until: float, *, shared: bool = False) -> None:
     """Waits for the lock.
 
     Raises:
-        TimeoutError: others hold it, even after ``wait`` seconds.
+        TimeoutError: others hold it, even at the time ``until`` of the monotonic clock.
     """
-    until, pause = time.monotonic() + wait, _FIRST_PAUSE
+    pause = _FIRST_PAUSE
     while not _try_lock(file, shared):
         if time.monotonic() >= until:
             raise TimeoutError(errno.ETIMEDOUT, "Another process holds it locked")
@@ -198,6 +217,22 @@ def _unlock(file: int) -> None:
 
 
 # ── Names ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """Where a path leads once links are followed; nothing need be there.
+
+    Raises:
+        ConfigError: no file can have that name.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:
+        why = f"{str(path):.200}"
+        raise ConfigError(
+            f"{why!r} is no path: {error}.",
+            hint="Name a file, in characters that the file system knows, without NUL.",
+        ) from error
 
 
 def beside(path: Path, mark: str) -> Path:
@@ -234,16 +269,41 @@ def _next_name(path: Path) -> Path:
 # ── Reading ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def lines_of(file: BinaryIO) -> Iterator[bytes]:
+def lines_of(file: BinaryIO, *, wait: float = WAIT_SECONDS) -> Iterator[bytes]:
     """The lines that a file holds now; only what a crash has left is half a line.
+
+    Args:
+        file: open for reading, at its beginning.
+        wait: seconds for which others may be writing; after that, their line may be half.
 
     Raises:
         OSError: it cannot be read.
     """
-    left = _settled_size(file)
+    left = _settled_size(file, wait)
     while left > 0 and (line := file.readline(min(left, _LONGEST_LINE))):
         left -= len(line)
         yield line
+
+
+@dataclass
+class LeftOut:
+    """Lines that could not be read, since who wrote them was killed.
+
+    Attributes:
+        count: of them.
+        first: where the first `NAMED` of them stand, as ``FILE, line N``.
+    """
+
+    NAMED = 10
+
+    count: int = 0
+    first: list[str] = field(default_factory=list[str])
+
+    def add(self, place: object) -> None:
+        """Counts one more."""
+        self.count += 1
+        if self.count <= self.NAMED:
+            self.first.append(str(place))
 
 
 _START = b'{"id": "'  # Of every line that we write.
@@ -258,10 +318,10 @@ def may_be_half(line: bytes) -> bool:
     return start.startswith(_START) or _START.startswith(start)
 
 
-def _settled_size(file: BinaryIO) -> int:
+def _settled_size(file: BinaryIO, wait: float) -> int:
     """The size in bytes at a moment when nobody is writing."""
     with suppress(TimeoutError):
-        _lock(file.fileno(), WAIT_SECONDS, shared=True)
+        _lock(file.fileno(), time.monotonic() + wait, shared=True)
     try:
         return os.fstat(file.fileno()).st_size
     finally:

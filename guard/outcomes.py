@@ -11,13 +11,12 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from guard._json import as_map
 from guard._require import require_one_of
 from guard.errors import ConfigError
-from guard.line_file import LineFile, beside, lines_of, may_be_half
+from guard.line_file import LeftOut, LineFile, beside, lines_of, may_be_half, real_path
 
 Word = Literal["sufficient", "insufficient", "helpful", "wrong"]
 """``sufficient``, ``insufficient``: of the contexts. ``helpful``, ``wrong``: of the answer."""
@@ -63,12 +62,24 @@ class OutcomeFile:
 
     Attributes:
         path: of the outcomes; need not exist.
-        broken: half lines that the last `read` left out: an outcome whose writer was killed.
+
+    Raises:
+        ConfigError: no file can have that name.
     """
 
     def __init__(self, audit: str | os.PathLike[str]) -> None:
-        self.path = beside(Path(os.path.realpath(audit)), "outcomes")
-        self.broken = 0
+        self.path = beside(real_path(audit), "outcomes")
+        self._left_out = LeftOut()
+
+    @property
+    def broken(self) -> int:
+        """Half lines that the last `read` left out: outcomes whose writer was killed."""
+        return self._left_out.count
+
+    @property
+    def broken_at(self) -> list[str]:
+        """Where the first ten of them stand, as ``FILE, line N``."""
+        return self._left_out.first
 
     def add(self, said: Iterable[Said]) -> None:
         """Writes outcomes, all or none; they are on disk when this returns.
@@ -96,7 +107,7 @@ class OutcomeFile:
         Raises:
             ConfigError: the file cannot be read, or holds something else.
         """
-        self.broken, found = 0, dict[str, Outcome]()
+        self._left_out, found = LeftOut(), dict[str, Outcome]()
         try:
             with open(self.path, "rb") as file:
                 for number, line in enumerate(lines_of(file), start=1):
@@ -116,7 +127,7 @@ class OutcomeFile:
         except (ValueError, RecursionError):
             if not may_be_half(line):
                 raise _not_ours(place) from None
-            self.broken += 1
+            self._left_out.add(place)
             return
         id, word = _said(place, values)
         found[id] = found.get(id, Outcome()).with_word(word)

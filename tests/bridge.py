@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
@@ -125,6 +125,13 @@ def ask(engine: BaseQueryEngine, way: str) -> tuple[RESPONSE_TYPE, str]:
         return response, str(response)
 
     return asyncio.run(asked())
+
+
+def as_kept(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as an audit keeps it: without what the user was told, and what a seam adds."""
+    beside = ("first", "clarifications")
+    kept = {key: value for key, value in record.items() if key not in beside}
+    return {**kept, "message": None}
 
 
 def record_of(response: RESPONSE_TYPE) -> dict[str, Any]:

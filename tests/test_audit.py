@@ -1,5 +1,6 @@
 """The audit is written: what is kept, by whom it can be read, what survives."""
 
+import asyncio
 import errno
 import fcntl
 import json
@@ -7,12 +8,15 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ from typing import Any
 import pytest
 from wire import Answer, Script, WireServer
 
-from guard import Decision, Gate, JudgeRejected, JudgeUnavailable, Policy, Usage, Verdict
+from guard import Decision, Gate, JudgeRejected, JudgeUnavailable, Messages, Policy, Usage, Verdict
 from guard import audit as audits
 from guard.audit import AuditLog
 from guard.audit_file import Audit, Record, texts_folder
@@ -28,6 +32,7 @@ from guard.errors import ConfigError
 from guard.judge import Judge
 from guard.line_file import LineFile, rotated
 from guard.observer import Observer
+from guard.outcomes import OutcomeFile
 from guard.testing import Scripted, ScriptedJudge
 
 CANARY = "sk-canary-0123456789"
@@ -105,7 +110,7 @@ def test_a_line_is_the_decision(path: Path) -> None:
     with AuditLog(path) as log:
         gate = Gate(ScriptedJudge([0.9, (0.2, 0.6)]), observers=[log], deployment="docs")
         decisions = [gate.check(QUESTION, [CONTEXT], lang="de") for _ in range(2)]
-    assert lines(path) == [decision.to_dict() for decision in decisions]
+    assert lines(path) == [{**decision.to_dict(), "message": None} for decision in decisions]
     assert [(line["lang"], line["deployment"]) for line in lines(path)] == [("de", "docs")] * 2
 
 
@@ -335,18 +340,195 @@ def test_it_waits_for_the_lock(path: Path) -> None:
     assert (ids(path), log.lost) == ([decision.id], 0)
 
 
-def test_a_lock_that_is_never_given_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stopped process must not stop the queries of all others."""
-    monkeypatch.setattr(audits, "WAIT_SECONDS", 0.2)
-    monkeypatch.setattr(audits, "_WAIT_WHEN_DOWN", 0.0)
+HOLD = """
+import fcntl, os, signal, sys
+file = open(sys.argv[1], "rb")
+fcntl.flock(file, fcntl.LOCK_EX)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+@contextmanager
+def stopped_while_it_writes(path: Path) -> Generator[None]:
+    """A real process that was stopped for good while it held the file's lock."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)]) as process:
+        try:
+            assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+            yield
+        finally:
+            process.kill()
+
+
+def waits(log: AuditLog, count: int) -> tuple[list[str], list[float]]:
+    """Ids of so many decisions, and how long the audit took for each, in seconds."""
+    decisions, took = [decided() for _ in range(count)], list[float]()
+    for decision in decisions:
+        started = time.perf_counter()
+        log.observe(decision)
+        took.append(time.perf_counter() - started)
+    return [decision.id for decision in decisions], took
+
+
+def test_a_stopped_process_stops_no_other(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The first one waits, the others do not; nothing is lost, and their order is kept."""
+    log = AuditLog(path)
+    with stopped_while_it_writes(path):
+        written, took = waits(log, 100)
+        assert 0.3 < took[0] < 1
+        assert sum(took[1:]) < 0.4
+        assert (log.waiting, log.lost, path.read_bytes()) == (100, 0, b"")
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        assert "wait in memory" in caplog.text and "holds it locked" in caplog.text
+    log.close()
+    assert (ids(path), log.waiting) == (written, 0)
+    written += write(log, 2)
+    assert (ids(path), log.lost) == (written, 0)
+    assert "Audit records are written again; 0 were lost." in caplog.text
+
+
+def test_one_query_in_a_while_tries(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with what others left waiting; the file is written again without `close`."""
+    clock = Clock()
+    monkeypatch.setattr(audits, "time", clock)
+    log = AuditLog(path)
+    with stopped_while_it_writes(path):
+        written, _ = waits(log, 2)
+        clock.now += 1.1
+        more, took = waits(log, 3)
+        assert 0.05 < took[0] < 1
+        assert sum(took[1:]) < 0.15
+        written += more
+    written += write(log, 1)
+    assert log.waiting == 6
+    clock.now += 1.1
+    assert patience(log, 3) == [0.1, 0, 0]  # Of those that come at once.
+    clock.now += 1.1
+    written += write(log, 1)
+    assert (ids(path), log.waiting, log.lost) == (written, 0, 0)
+
+
+def patience(log: AuditLog, count: int) -> list[float]:
+    kept = log._records  # pyright: ignore[reportPrivateUsage]
+    return [kept._patience() for _ in range(count)]  # pyright: ignore[reportPrivateUsage]
+
+
+class Clock:
+    """Stands still unless it is put forward; or goes on whenever it is looked at."""
+
+    def __init__(self, step: float = 0) -> None:
+        self.now, self._step = 1000.0, step
+
+    def monotonic(self) -> float:
+        self.now += self._step
+        return self.now
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_in_an_event_loop(path: Path, texts: bool) -> None:
+    """Nor do the waits of many at once add up, for the records, the texts, or both."""
+    log = AuditLog(path, texts=texts)
+    gate = Gate(ScriptedJudge(0.9), observers=[log])
+    if texts:
+        write(log, 1)
+    (file,) = texts_folder(path).iterdir() if texts else [path]
+    before = len(ids(path))
+
+    async def check() -> float:
+        started = time.perf_counter()
+        await gate.acheck(QUESTION, [CONTEXT])
+        return time.perf_counter() - started
+
+    async def check_all() -> list[float]:
+        return await asyncio.gather(*(check() for _ in range(100)))
+
+    with stopped_while_it_writes(file):
+        assert max(asyncio.run(check_all())) < 2  # 100 in a pool of few threads.
+    log.close()
+    assert len(set(ids(path))) == before + 100
+    assert log.lost == log.lost_texts == 0
+    assert len(Audit(path).texts(ids(path))) == (before + 100 if texts else 0)
+
+
+def test_a_write_that_hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another thread, e.g. on a network's file system: it is not waited for long, either."""
+    monkeypatch.setattr(audits, "_WAIT", 0.05)
+    log = AuditLog(path)
+    decisions = [decided() for _ in range(10)]
+    thread = threading.Thread(target=lambda: [*map(log.observe, decisions)], daemon=True)
+    with log._records._held(1):  # pyright: ignore[reportPrivateUsage]
+        thread.start()
+        thread.join(5)
+        assert not thread.is_alive()
+        assert log.waiting == 10
+    log.close()
+    assert ids(path) == [decision.id for decision in decisions]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.1])
+def test_what_waits_has_a_limit(
+    path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """The oldest are kept, and the others counted as lost, however seldom they come."""
+    clock = Clock(step=seconds)
+    monkeypatch.setattr(audits, "time", clock)
+    monkeypatch.setattr(audits, "_WAIT", 0.01)
+    monkeypatch.setattr(audits, "_SHORT_WAIT", 0.01)
+    monkeypatch.setattr(audits, "_MOST_WAITING", 10_000)
+    log = AuditLog(path)
+    with stopped_while_it_writes(path):
+        written, _ = waits(log, 50)
+    kept = log.waiting
+    assert 5 < kept < 20
+    assert log.lost == 50 - kept
+    log.close()
+    assert ids(path) == written[:kept]
+    assert path.stat().st_size <= 10_000
+
+
+def test_a_few_hundred_can_wait() -> None:
+    """As the docstring says."""
+    line = len(json.dumps(decided().to_dict()))
+    assert 300 < audits._MOST_WAITING / line < 700  # pyright: ignore[reportPrivateUsage]
+
+
+END = """
+import sys
+from guard import Gate
+from guard.audit import AuditLog
+from guard.testing import ScriptedJudge
+
+log = AuditLog(sys.argv[1])
+print(Gate(ScriptedJudge(0.9), observers=[log]).check("Why?", ["Because."]).id, flush=True)
+assert log.waiting == 1
+input()
+"""
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_what_waits_at_the_end(path: Path, in_time: bool) -> None:
+    """It is written if it can be, and otherwise said to be lost."""
+    path.touch()
+    command = [sys.executable, "-c", END, str(path)]
+    pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, text=True, **pipes) as process, ExitStack() as stack:
+        other = stack.enter_context(open(path, "rb"))
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert process.stdout is not None
+        id = process.stdout.readline().strip()
+        if in_time:
+            other.close()
+        told = process.communicate("\n", timeout=30)[1]
+    assert process.returncode == 0
+    assert ids(path) == ([id] if in_time else [])
+    assert ("1 that waited are lost" in told) is not in_time
+
+
+def test_what_waits_when_a_log_is_dropped(path: Path) -> None:
     log = AuditLog(path)
     with open(path, "rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        started = time.monotonic()
-        write(log, 20)
-        assert 0.2 <= time.monotonic() - started < 2  # Only the first one waits for long.
-    assert log.lost == 20
-    written = write(log, 1)
+        written = write(log, 3)
+    del log
     assert ids(path) == written
 
 
@@ -380,6 +562,14 @@ def test_a_clock_put_back(path: Path) -> None:
     names = [each.name for each in rotated(path)]
     assert names[:2] == [future.name, "audit.29990101T000000000001Z.jsonl"]
     assert ids(path) == written
+
+
+def test_a_name_at_the_end_of_time(path: Path) -> None:
+    """None sorts behind it: the file grows on."""
+    path.with_name("audit.99991231T235959999999Z.jsonl").touch()
+    log = AuditLog(path, max_bytes=10_000)
+    written = write(log, 20)
+    assert (ids(path), len(rotated(path)), log.lost) == (written, 1, 0)
 
 
 def test_names_of_others_are_left_alone(path: Path) -> None:
@@ -451,7 +641,22 @@ OTHERS = [
     b"\x89PNG\r\n\x1a\n\0\0",
     b"[1, 2]\n",
     b"7\n",
+    b"\nimport os\n",
+    b"\r\n \r\n\t\r\na,b,c\r\n",
+    b'{\n  "name": "precious"\n}\n',
+    b"{\n}\n",
+    b"\0\0\nprecious",
+    HALF + b"\nprecious\n",
 ]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\0b/audit.jsonl", "\ud800/audit.jsonl"])
+def test_what_no_path_can_be(tmp_path: Path, name: str) -> None:
+    for make in (AuditLog, Audit, OutcomeFile):
+        with pytest.raises(ConfigError, match="is no path: .*Name a file"):
+            make(tmp_path / name)
+        with pytest.raises(ConfigError, match="is no path: .*Name a file"):
+            make(name)
 
 
 @pytest.mark.parametrize("content", OTHERS)
@@ -462,6 +667,34 @@ def test_a_file_of_something_else(path: Path, content: bytes) -> None:
     with pytest.raises(ConfigError, match="does not hold decision records"):
         AuditLog(path)
     assert (path.read_bytes(), mode(path)) == (content, 0o644)
+
+
+@pytest.mark.parametrize("content", OTHERS)
+def test_another_file_in_its_place(
+    path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also one that came later is neither written to nor made private; records are lost."""
+    log = AuditLog(path)
+    path.unlink()
+    path.write_bytes(content)
+    path.chmod(0o644)
+    write(log, 2)
+    assert (path.read_bytes(), mode(path), log.lost) == (content, 0o644, 2)
+    (record,) = caplog.records
+    assert "does not hold decision records" in record.getMessage()
+    path.unlink()
+    written = write(log, 1)
+    assert ids(path) == written
+
+
+def test_it_begins_while_another_holds_the_lock(path: Path) -> None:
+    """A service that starts does not wait for it."""
+    write(AuditLog(path), 1)
+    with open(path, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        started = time.monotonic()
+        AuditLog(path)
+        assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize(
@@ -521,6 +754,15 @@ def test_texts_that_cannot_be_deleted(path: Path, caplog: pytest.LogCaptureFixtu
     assert log.lost == log.lost_texts == 0
 
 
+@pytest.mark.parametrize("name", ["bot.log", "bot", "bot.jsonl.jsonl"])
+def test_texts_of_another_audit_are_left_alone(tmp_path: Path, name: str) -> None:
+    """Although its name differs in what follows the dot alone."""
+    folder = old_texts(tmp_path / "bot.jsonl", "2020-01-01.jsonl")
+    write(AuditLog(tmp_path / name, text_days=1), 1)
+    assert len(list(folder.iterdir())) == 1
+    assert folder.name == "bot.jsonl.texts"
+
+
 def test_a_file_where_the_folder_should_be(path: Path) -> None:
     texts_folder(path).touch()
     with pytest.raises(ConfigError, match="cannot be opened"):
@@ -544,10 +786,12 @@ def test_threads(path: Path) -> None:
 
 
 def forked(work: Callable[[], object]) -> int:
-    """The exit status of a forked child that does ``work``."""
+    """The exit status of a forked child that does ``work``; it is killed after 5 s."""
     child = os.fork()
     if child == 0:
         status = 1
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(5)
         try:
             work()
             status = 0
@@ -558,10 +802,11 @@ def forked(work: Callable[[], object]) -> int:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_a_fork_while_a_thread_writes(path: Path) -> None:
-    """The child gets a lock that nobody will let go, and must not wait for it."""
+    """The child gets locks that nobody will let go, and must not wait for them."""
     log = AuditLog(path, texts=True)
     first = write(log, 1)
-    with log._lock:  # pyright: ignore[reportPrivateUsage]
+    kept = log._records  # pyright: ignore[reportPrivateUsage]
+    with kept._writing, kept._state:  # pyright: ignore[reportPrivateUsage]
         assert forked(lambda: write(log, 3)) == 0
     written = first + write(log, 1)
     assert set(written) < set(ids(path))
@@ -570,7 +815,7 @@ def test_a_fork_while_a_thread_writes(path: Path) -> None:
 
 def test_a_forks_lock_is_its_own(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sharing the parent's open file would mean to share its lock: neither would wait."""
-    monkeypatch.setattr(audits, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(audits, "_WAIT", 0.05)
     log = AuditLog(path)
     write(log, 1)
     file = log._records.file.open()  # pyright: ignore[reportPrivateUsage]
@@ -578,9 +823,21 @@ def test_a_forks_lock_is_its_own(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def work() -> None:
         write(log, 1)
-        assert log.lost == 1
+        assert log.waiting == 1
 
     assert forked(work) == 0
+
+
+def test_what_waits_is_the_parents(path: Path) -> None:
+    """Or a record would be written twice."""
+    log = AuditLog(path)
+    with open(path, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        written = write(log, 2)
+    assert forked(log.close) == 0
+    assert ids(path) == []
+    log.close()
+    assert ids(path) == written
 
 
 def test_a_log_that_is_dropped_closes_its_file(path: Path) -> None:
@@ -606,3 +863,12 @@ def test_records_come_back(path: Path) -> None:
         assert record == Record.from_dict(decision.to_dict())
         assert record.verdict == decision.verdict
         assert (record.low, record.high) == (decision.low, decision.high)
+
+
+def test_what_a_model_told_the_user_is_not_kept(path: Path) -> None:
+    """It may be worded from the passages."""
+    policy = Policy(messages=Messages(refuse="Only the canary-passage speaks of it."))
+    with AuditLog(path) as log:
+        decision = Gate(ScriptedJudge(0.0), policy, observers=[log]).check("When?", ["At nine."])
+    assert decision.message is not None and "canary-passage" in decision.message
+    assert json.loads(path.read_text())["message"] is None

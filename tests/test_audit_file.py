@@ -5,7 +5,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from guard import (
 )
 from guard.audit import AuditLog
 from guard.audit_file import Audit, Record, texts_folder
-from guard.errors import ConfigError
+from guard.errors import ConfigError, Tried
 from guard.judges import Chain, Link
 from guard.line_file import rotated
 from guard.outcomes import Outcome, OutcomeFile, Said
@@ -143,6 +143,8 @@ def test_a_key_that_is_missing_or_of_the_wrong_type(key: str) -> None:
         Record.from_dict(values)
 
 
+NO_DURATIONS = [-1, float("inf"), float("nan"), 10**400]
+LEFT = asdict(Tried("scripted:first", None, "timeout", "It took too long.", 1.0))
 WRONG: list[tuple[str, dict[str, Any]]] = [
     ("id", {"id": "a" * 31}),
     ("id", {"id": "A" * 32}),
@@ -158,7 +160,9 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("probability", {"high": 1.5}),
     ("answer_at", {"answer_at": 0.1}),
     ("answer_at", {"refuse_below": -0.1}),
-    ("elapsed_seconds", {"elapsed_seconds": -1}),
+    *(("elapsed_seconds", {"elapsed_seconds": each}) for each in NO_DURATIONS),
+    ("time", {"time": "0001-01-01T00:00:00+23:00"}),
+    ("time", {"time": "9999-12-31T23:59:59-23:59"}),
     ("p_true", {"p_true": None}),
     ("p_true", {"raw_low": None}),
     ("p_true", {"raw_low": 0.99}),
@@ -170,6 +174,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("usage", {"usage": {**fields()["usage"], "requests": True}}),
     ("tried", {"tried": [7]}),
     ("tried", {"tried": [{"kind": "timeout"}]}),
+    *(("tried", {"tried": [{**LEFT, "seconds": each}]}) for each in [*NO_DURATIONS, True]),
 ]
 
 
@@ -177,6 +182,15 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
 def test_what_contradicts_itself(name: str, change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"`{name}` of the record"):
         Record.from_dict({**fields(), **change})
+
+
+def test_what_is_at_the_edge() -> None:
+    """The first and the last moment of UTC, in other time zones; a judge that was left at once."""
+    values = {**fields(), "tried": [{**LEFT, "seconds": 0}], "elapsed_seconds": 0}
+    for time in ("0001-01-01T01:00:00+01:00", "9999-12-31T22:59:59-01:00"):
+        record = Record.from_dict({**values, "time": time})
+        assert record.time == datetime.fromisoformat(time)
+        assert record.verdict is not None and record.verdict.tried[0].seconds == 0
 
 
 def test_an_error_names_the_line(path: Path) -> None:
@@ -272,6 +286,15 @@ def test_old_files_are_not_even_opened(path: Path) -> None:
         list(Audit(path).records())
 
 
+@pytest.mark.parametrize("stamp", ["99991231T235959999999Z", "00010101T000000000000Z"])
+def test_a_name_at_the_edge_of_time(path: Path, stamp: str) -> None:
+    decisions = at(0)
+    keep(path, decisions)
+    path.rename(path.with_name(f"audit.{stamp}.jsonl"))
+    since = datetime.fromisoformat("0001-01-01T00:00:00+23:00")
+    assert ids(Audit(path, since=since).records()) == ids(decisions)
+
+
 def test_a_deployment(path: Path) -> None:
     decisions = [decided(deployment=name) for name in ("a", "b", None, "a")]
     keep(path, decisions)
@@ -289,9 +312,33 @@ def test_broken_lines_are_counted(path: Path, half: str, place: int) -> None:
     lines.insert(place, half)
     path.write_text("\n".join(lines) + ("\n" if place == 1 else ""))
     audit = Audit(path)
+    assert audit.broken_at == []
     for _ in range(2):
         assert ids(audit.records()) == ids(decisions)
         assert audit.broken == 1
+        assert audit.broken_at == [f"{path}, line {place + 1}"]
+
+
+def test_where_broken_lines_are(path: Path) -> None:
+    """In whichever file; the first ten of them."""
+    decisions = at(0)
+    keep(path, decisions, texts=True)
+    (texts,) = texts_folder(path).iterdir()
+    outcomes = OutcomeFile(path).path
+    for file in (path, texts, outcomes):
+        with open(file, "a") as half:
+            half.write('{"id": "\n')
+    audit = Audit(path)
+    list(audit.records())
+    audit.outcomes()
+    audit.texts(ids(decisions))
+    places = [f"{path}, line 2", f"{outcomes}, line 1", f"{texts}, line 2"]
+    assert (audit.broken, audit.broken_at) == (3, places)
+    with open(path, "a") as half:
+        half.write("{\n" * 20)
+    list(audit.records())
+    assert audit.broken == 23
+    assert audit.broken_at == [f"{path}, line {line}" for line in range(2, 12)]
 
 
 def test_blank_lines_and_other_line_ends(path: Path) -> None:
@@ -308,7 +355,11 @@ def test_an_empty_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["a,b", "[1]", "7", '{"id": "a", "question": "q"}', '{"id": "a", "outcome": "wrong"}']
+    "line",
+    [
+        *("a,b", "[1]", "7", '{"id": "a", "question": "q"}', '{"id": "a", "outcome": "wrong"}'),
+        *("\na,b", "\n\n[1]", '{\n  "name": "x"\n}', '{"id": "\na,b'),
+    ],
 )
 def test_a_file_of_something_else(path: Path, line: str) -> None:
     path.write_text(f"{line}\n" * 3)

@@ -62,6 +62,11 @@ def test_its_place_is_next_to_the_audit_itself(tmp_path: Path) -> None:
     assert OutcomeFile(link).path == tmp_path / "real" / "audit.outcomes.jsonl"
 
 
+def test_no_two_audits_share_it(tmp_path: Path) -> None:
+    names = ["bot", "bot.log", "bot.jsonl", "bot.jsonl.log", ".bot", "bot.outcomes"]
+    assert len({OutcomeFile(tmp_path / name).path for name in names}) == len(names)
+
+
 def test_private(file: OutcomeFile) -> None:
     umask = os.umask(0)
     try:
@@ -86,9 +91,16 @@ def test_half_a_line(file: OutcomeFile, half: bytes) -> None:
         other.write(half)
     file.add([Said(OTHER, "wrong")])
     assert file.read().keys() == {ID, OTHER}
-    assert file.broken == 1
+    for _ in range(2):
+        file.read()
+        assert (file.broken, file.broken_at) == (1, [f"{file.path}, line 2"])
+
+
+def test_where_half_lines_are(file: OutcomeFile) -> None:
+    file.path.write_text("{\n" * 12)
     file.read()
-    assert file.broken == 1
+    places = [f"{file.path}, line {line}" for line in range(1, 11)]
+    assert (file.broken, file.broken_at) == (12, places)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +141,8 @@ def test_a_folder_in_its_place(file: OutcomeFile) -> None:
 @pytest.mark.slow
 def test_processes(file: OutcomeFile) -> None:
     code = (
-        "import sys; from guard.outcomes import OutcomeFile, Said; file = OutcomeFile(sys.argv[1])\n"
+        "import sys; from guard.outcomes import OutcomeFile, Said\n"
+        "file = OutcomeFile(sys.argv[1])\n"
         "for n in range(25): file.add([Said(f'{sys.argv[2]}-{n}', 'wrong')] * 3)"
     )
     audit = file.path.with_name("audit.jsonl")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
-from bridge import ANSWER, QUESTION, CountingLLM, FixedRetriever, a_node
+from bridge import ANSWER, QUESTION, CountingLLM, FixedRetriever, a_node, as_kept
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.chat_engine import (
     CondensePlusContextChatEngine,
@@ -589,9 +589,8 @@ def records_in(audit: AuditLog) -> list[dict[str, Any]]:
 
 
 def as_audited(response: Any) -> dict[str, Any]:
-    """The decision's record, without what a chat engine puts beside it."""
-    beside = ("first", "clarifications")
-    return {key: value for key, value in record_of(response).items() if key not in beside}
+    """The record of a response's decision, as an audit keeps it."""
+    return as_kept(record_of(response))
 
 
 def audited_gate(audit: AuditLog, script: Script, **options: Any) -> Gate:
@@ -641,7 +640,8 @@ def test_each_turn_is_audited_once(
     records = records_in(audit)
     assert records == [as_audited(response) for response, _ in said]
     assert [(each["route"], each["reason"]) for each in records] == told
-    assert [each["message"] or ANSWER for each in records] == [text for _, text in said]
+    messages = [record_of(response)["message"] for response, _ in said]
+    assert [message or ANSWER for message in messages] == [text for _, text in said]
     assert len(cast("ScriptedJudge", gate.judge).queries) == len(script)
 
 
@@ -653,7 +653,7 @@ def test_a_turn_that_raises_is_audited_once(way: str, audit: AuditLog) -> None:
     with pytest.raises(Unmeasured) as caught:
         say(engine, way, "In Sydney.")
     decision: Any = caught.value.decision
-    assert records_in(audit) == [as_audited(asked), decision.to_dict()]
+    assert records_in(audit) == [as_audited(asked), as_kept(decision.to_dict())]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
-from bridge import ANSWER, CLARIFY, QUESTION, REFUSE, CountingLLM
+from bridge import ANSWER, CLARIFY, QUESTION, REFUSE, CountingLLM, as_kept
 from llama_index.core.agent.workflow import (
     AgentOutput,
     AgentWorkflow,
@@ -201,7 +201,7 @@ def test_a_call_is_audited_once(case: str, way: str, tmp_path: Path) -> None:
         called = tool.call(QUESTION) if way == "sync" else asyncio.run(tool.acall(QUESTION))
     assert called.content == message
     records = [json.loads(line) for line in audit.path.read_text().splitlines()]
-    assert records == [called.raw_output.metadata["guard"]]
+    assert records == [as_kept(called.raw_output.metadata["guard"])]
 
 
 @pytest.mark.parametrize("kind", AGENTS)
