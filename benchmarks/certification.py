@@ -254,9 +254,9 @@ def informed_passes(draw: Draw, max_leak: float) -> bool:
     return bool(chances[at] > 0 and leaks <= most[at]) and _refusals_pass(draw)
 
 
-def _most_that_pass(rows: Any, max_leak: float) -> Any:
+def _most_that_pass(rows: Any, max_leak: float) -> Floats:
     """The greatest number of leaks that passes, of so many rows; -1 = not even none."""
-    most = binom.ppf(LEVEL, rows, max_leak)
+    most: Floats = binom.ppf(LEVEL, rows, max_leak)
     return np.where(binom.cdf(most, rows, max_leak) > LEVEL, most - 1, most)
 
 

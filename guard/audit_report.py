@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from math import isclose
 
 from guard.audit_file import Audit, Record
 from guard.decision import Reason, Route
@@ -28,6 +29,7 @@ from guard.report_parts import (
     fixed,
     interval,
     moment,
+    other_routes,
     queries,
     share,
     texts_told,
@@ -66,19 +68,21 @@ def of_audit(
     Args:
         audit: the records.
         name: what it is called: the deployment, say.
-        profile: whose certificate is shown; records hold none.
+        profile: whose certificate is shown; records hold none. Its promise is void where records
+            were judged, calibrated or routed otherwise.
         texts: whether mistakes are shown with the texts that the audit keeps of them, if it does.
         made: when; ``None`` = now.
 
     Raises:
         ConfigError: there is no record.
     """
-    log = _Log(audit.records(), audit.outcomes())
+    log = _Log(audit.records(), audit.outcomes(), profile)
     if not log.rows:
         raise ConfigError(
             "The audit holds no such query.", hint="Name another file, or a longer time."
         )
-    parts = Parts(log.rows, certified_by(profile))
+    void = list(log.void())
+    parts = Parts(log.rows, certified_by(profile), void)
     return Report(
         title=f"{name or 'Audit'}: what was decided",
         points=parts.points,
@@ -88,13 +92,13 @@ def of_audit(
             "subtitle": f"Audit of {queries(len(log.rows))}, {log.first} to {log.last}",
             "alerts": [
                 *parts.alerts(log.calibrated, enforced=log.all_enforced),
-                *log.alerts(profile),
+                *log.alerts(),
                 *_broken(audit.broken),
             ],
             "headline": [*log.headline(parts), *log.answers()],
             "next": _next(log, parts, profile),
             "would": not log.all_enforced,
-            "certificate": _certificate(profile),
+            "certificate": _certificate(profile, void),
             "baselines": _baselines(log.labelled),
             "interval_note": _interval_note(log, parts.points),
             "about": [*log.about(), ("Made", moment(made)), texts_told(texts)],
@@ -109,7 +113,7 @@ def _texts(audit: Audit, parts: Parts) -> dict[str, Query]:
     return {id: Query(question, contexts) for id, (question, contexts) in kept.items()}
 
 
-def _certificate(profile: Profile | None) -> list[str]:
+def _certificate(profile: Profile | None, void: Sequence[str]) -> list[str]:
     if profile is None:
         return [
             "Nothing is promised of these thresholds here: rag-guard calibrate looks for some that "
@@ -121,7 +125,7 @@ def _certificate(profile: Profile | None) -> list[str]:
             "There is none, so nothing is promised: the profile's thresholds were set, not "
             "certified; rag-guard calibrate looks for some that can be."
         ]
-    return certificate_words(certified)
+    return certificate_words(certified, void)
 
 
 def _next(log: "_Log", parts: Parts, profile: Profile | None) -> str:
@@ -129,6 +133,11 @@ def _next(log: "_Log", parts: Parts, profile: Profile | None) -> str:
         return _ADD_OUTCOMES
     if parts.measured and log.calibrated and profile is None:
         return "See what is promised: make this report again with --profile FILE."
+    if parts.measured and log.judged_otherwise:
+        return (
+            "Name the profile that these queries were routed with (--profile), and only the time "
+            "in which they were (--since, --until)."
+        )
     if found := parts.next_step(log.calibrated):
         return found
     if log.all_enforced:
@@ -208,6 +217,28 @@ def _row(record: Record, outcome: Outcome | None) -> Row:
     )
 
 
+def _thresholds(record: Record) -> Thresholds:
+    return Thresholds(record.answer_at, record.refuse_below)
+
+
+def _otherwise(profile: Profile, record: Record) -> str | None:
+    """How a measured record differs from what the profile makes of it; ``None`` = in nothing."""
+    verdict, probability = record.verdict, record.probability
+    if verdict is None or probability is None:
+        return None
+    if difference := profile.difference(verdict, record.lang):
+        return difference
+    used, own = _thresholds(record), profile.thresholds
+    if used != own:
+        return (
+            f"routed at {used.answer_at:.6g} and {used.refuse_below:.6g}, not at "
+            f"{own.answer_at:.6g} and {own.refuse_below:.6g}"
+        )
+    if not isclose(profile.calibrated(verdict).p, probability, abs_tol=1e-6):
+        return "another calibrator"
+    return None
+
+
 def _seen(record: Record) -> str:
     """What the user saw."""
     if not record.enforced:
@@ -232,11 +263,18 @@ class _Log:
         questions: their hashes, each once.
     """
 
-    def __init__(self, records: Iterator[Record], outcomes: Mapping[str, Outcome]) -> None:
+    def __init__(
+        self,
+        records: Iterator[Record],
+        outcomes: Mapping[str, Outcome],
+        profile: Profile | None,
+    ) -> None:
         self.rows: list[Row] = []
         self.questions = set[str]()
         self._judges, self._profiles = Counter[str](), Counter[str | None]()
         self._pairs = Counter[Thresholds]()
+        self._profile, self._otherwise = profile, Counter[str]()
+        self._unmeasured = set[tuple[str, str]]()
         self._seen = Counter[str]()
         self._judged = Counter[tuple[str | None, bool]]()
         self._enforced = self._calibrated = self._measured = 0
@@ -256,7 +294,11 @@ class _Log:
             self._measured += 1
             self._calibrated += record.calibrated
             self._profiles[record.profile] += 1
-            self._pairs[Thresholds(record.answer_at, record.refuse_below)] += 1
+            self._pairs[_thresholds(record)] += 1
+            if self._profile is not None and (why := _otherwise(self._profile, record)):
+                self._otherwise[why] += 1
+        else:
+            self._unmeasured.add((record.reason, record.route or "raise"))
 
     @property
     def thresholds(self) -> Thresholds:
@@ -290,12 +332,36 @@ class _Log:
         return self._calibrated == self._measured
 
     @property
+    def judged_otherwise(self) -> int:
+        """Measured records of which the profile promises nothing: another made them."""
+        return self._otherwise.total()
+
+    @property
     def labelled(self) -> list[Row]:
         """Records with a label."""
         return [row for row in self.rows if row.point.sufficient is not None]
 
-    def alerts(self, profile: Profile | None) -> Iterable[str]:
+    def void(self) -> Iterable[str]:
+        """Why the profile's promise does not hold for these records."""
+        if others := self.judged_otherwise:
+            yield (
+                f"{self._of_measured(others)} {were(others)} not judged and routed as the profile "
+                f"does it, so that it promises nothing of them: {_most(self._otherwise)}."
+            )
+        certified = certified_by(self._profile)
+        if certified is None:
+            return
+        broken = {
+            kind
+            for reason, route in self._unmeasured
+            for kind in certified.certificate.broken_by({reason: route})
+        }
+        if broken:
+            yield other_routes(sorted(broken))
+
+    def alerts(self) -> Iterable[str]:
         """What else must be known first."""
+        profile = self._profile
         if not self.labelled:
             yield self._unlabelled()
         if self.none_enforced:

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from guard._require import require_number
@@ -69,8 +69,9 @@ def pick(
     size = _random_size(by_lot, n, math.ceil(n * random_share))
     drawn = by_lot[:size]
     left = _others(by_weight, drawn)[: n - len(drawn)]
-    sizes: Mapping[Sampling, int] = {"random": len(drawn), "targeted": len(left)}
-    parts = [part for part, size in sizes.items() for _ in range(size)]
+    parts = list[Sampling]()
+    parts += ["random" for _ in drawn]
+    parts += ["targeted" for _ in left]
     lot.shuffle(parts)
     rows = {"random": iter(drawn), "targeted": iter(left)}
     return tuple(Pick(next(rows[part]).id, part) for part in parts)

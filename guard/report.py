@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import cast
 
 from guard import page
+from guard.certificate import Certified
 from guard.dataset import Dataset
 from guard.decision import Reason, Route
 from guard.errors import ConfigError
-from guard.evaluation import BASELINES, SMALL_GROUPS, Evaluation, Figure, percent
+from guard.evaluation import SMALL_GROUPS, Evaluation, Figure, percent
 from guard.judgement import Judgement
+from guard.metrics import Scored, best_cut
 from guard.points import Point, Points
 from guard.policy import Policy
 from guard.profile import Profile
@@ -40,6 +42,7 @@ from guard.report_parts import (
     fixed,
     interval,
     moment,
+    other_routes,
     queries,
     share,
     texts_told,
@@ -193,9 +196,10 @@ def of_evaluation(
     rows = list(_rows(judgements, asked, policy, profile, profile_of))
     several = profile_of is not None
     certified = None if several else certified_by(profile)
-    parts = Parts(rows, certified)
+    void = _void(certified, policy)
+    parts = Parts(rows, certified, void)
     content = parts.content(asked if texts else None)
-    curve = {**cast("dict[str, object]", content["curve"]), "overlap": _overlap(evaluation)}
+    curve = {**cast("dict[str, object]", content["curve"]), "overlap": _overlap(judgements, rows)}
     return Report(
         title=f"{name or 'Evaluation'}: what is answered, and what leaks",
         points=parts.points,
@@ -215,7 +219,7 @@ def of_evaluation(
             "certificate": (
                 _why_none(left_aside, several=several)
                 if certified is None
-                else certificate_words(certified)
+                else certificate_words(certified, void)
             ),
             "baselines": _baselines(evaluation),
             "interval_note": _interval_note(evaluation),
@@ -223,6 +227,14 @@ def of_evaluation(
         },
         tables=[_figure_table(evaluation), _baseline_table(evaluation), parts.unmeasured_table()],
     )
+
+
+def _void(certified: Certified | None, policy: Policy) -> list[str]:
+    """Why what was promised does not hold with this policy."""
+    if certified is None:
+        return []
+    kinds = certified.certificate.broken_by(policy.routes_unmeasured())
+    return [other_routes(kinds)] if kinds else []
 
 
 def _rows(
@@ -420,8 +432,15 @@ def _number(figure: Figure) -> str:
     return "–" if figure.value is None else f"{figure.value:.3f}"
 
 
-def _overlap(evaluation: Evaluation) -> tuple[float, float] | None:
-    """Where word overlap lies beside the curve."""
-    figures = evaluation.baselines[BASELINES[2]]
-    coverage, leak = figures["coverage"].value, figures["leak"].value
-    return None if coverage is None or leak is None else (coverage, leak)
+def _overlap(judgements: Sequence[Judgement], rows: Sequence[Row]) -> tuple[float, float] | None:
+    """Where word overlap lies beside the curve: coverage and risk of the same, measured rows.
+
+    It answers from where it does as a baseline (`guard.evaluation.BASELINES`), over all rows.
+    """
+    truth = [bool(one.sufficient) for one in judgements]
+    cut = best_cut(Scored([one.overlap for one in judgements], truth))
+    measured = [one for one, row in zip(judgements, rows, strict=True) if row.p is not None]
+    answered = [not one.sufficient for one in measured if one.overlap >= cut]
+    if not answered:
+        return None
+    return len(answered) / len(measured), sum(answered) / len(answered)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from guard.certificate import Bound, Certified
 from guard.decision import Reason, Route
 from guard.evaluation import HISTOGRAM_BINS, Figure, percent
 from guard.metrics import Bin, Scored
+from guard.page import embedded
 from guard.points import Fixed, Point, Points
 from guard.profile import Profile
 from guard.query import Query
@@ -23,6 +24,9 @@ WORST = 20
 CURVE_POINTS = 200
 LONGEST_QUESTION, LONGEST_CONTEXT, MOST_CONTEXTS = 600, 1200, 5
 """Characters, characters, passages: of the texts shown."""
+MISTAKE_BYTES = 600_000
+"""Of the list of mistakes in the file: beside 10,000 rows, it leaves the page below a megabyte."""
+_MOST_BINS = 400  # Days, then weeks, that are drawn one by one.
 
 ROUTES = {"answer": "answered", "clarify": "asked back", "refuse": "refused"}
 _TILES = {"coverage": Route.ANSWER, "clarify_rate": Route.CLARIFY, "refuse_rate": Route.REFUSE}
@@ -84,16 +88,19 @@ class Parts:
     Args:
         rows: at least one.
         certified: thresholds with a promise; ``None`` = there are none.
+        void: why that promise does not hold for these rows, in sentences; empty = it may.
 
     Attributes:
         points: the rows, as thresholds move them.
         measured: how many rows have a probability.
     """
 
-    def __init__(self, rows: Sequence[Row], certified: Certified | None) -> None:
+    def __init__(
+        self, rows: Sequence[Row], certified: Certified | None, void: Sequence[str] = ()
+    ) -> None:
         self.points = Points(row.point for row in rows)
         self.measured = sum(row.p is not None for row in rows)
-        self._rows, self._certified = rows, certified
+        self._rows, self._certified, self._void = rows, certified, void
 
     def content(self, texts: Mapping[str, Query] | None) -> dict[str, object]:
         """JSON-ready values.
@@ -105,9 +112,8 @@ class Parts:
         return {
             "labelled": bool(self.points.labelled.any()),
             "all_labelled": bool(self.points.labelled.all()),
-            "certified": self._certified and _promised(self._certified),
-            "uncertified": "No thresholds are certified here, so nothing is promised of any; "
-            "rag-guard calibrate looks for some that can be.",
+            "certified": _promised(self._certified) if self._certified and not self._void else None,
+            "uncertified": _VOID if self._void else _UNCERTIFIED,
             "definitions": DEFINITIONS,
             "measured": self.measured > 0,
             "not_measured": self._tiles(),
@@ -145,6 +151,7 @@ class Parts:
                 "Not calibrated: P(True) is the judge's own number, and may be far from the share "
                 "of queries that are sufficient. rag-guard calibrate mends that."
             )
+        yield from self._void
 
     def _nothing_measured(self, enforced: bool) -> str:
         asked = [row for row in self._rows if row.missing != Reason.NO_CONTEXTS]
@@ -169,6 +176,11 @@ class Parts:
             return (
                 "Calibrate on labelled queries (rag-guard label makes them): rag-guard calibrate "
                 "makes P(True) a probability, and looks for thresholds that can be certified."
+            )
+        if self._void:
+            return (
+                "Judge and route as when it was certified, or certify anew (rag-guard calibrate): "
+                "the promise is void, see above."
             )
         certificate = self._certified.certificate
         shares = self.points.shares(self._certified.thresholds)
@@ -217,11 +229,28 @@ class Parts:
         words = [f"Mistakes as the gate routed them{stand}."]
         if texts is None:
             words.append("Texts are left out; --texts puts questions and passages in.")
-        lists = [
-            {"title": title, "words": told, "list": [_shown(row, texts) for row in rows]}
+        lists, part = self._lists(texts, 1.0), 1.0
+        while texts and (size := len(embedded({"lists": lists}).encode())) > MISTAKE_BYTES:
+            part *= 0.95 * MISTAKE_BYTES / size
+            lists = self._lists(texts, part)
+        return {"words": [*words, *self._left_out(texts or {}, part)], "lists": lists}
+
+    def _lists(self, texts: Mapping[str, Query] | None, part: float) -> list[dict[str, object]]:
+        """Both kinds, with no more than ``part`` of the longest texts that are shown."""
+        return [
+            {"title": title, "words": told, "list": [_shown(row, texts, part) for row in rows]}
             for title, told, rows in self.mistakes()
         ]
-        return {"words": words, "lists": lists}
+
+    def _left_out(self, texts: Mapping[str, Query], part: float) -> Iterable[str]:
+        ids = {row.id for _, _, rows in self.mistakes() for row in rows}
+        shown = [query for id, query in texts.items() if id in ids]
+        total = sum(len(query.question) + sum(map(len, query.contexts)) for query in shown)
+        if left_out := total - sum(_kept(query, part) for query in shown):
+            yield (
+                f"Of {total:,} characters of their questions and passages, {left_out:,} are left "
+                "out, so that the page stays small."
+            )
 
     # ── What was not measured ────────────────────────────────────────────────────────────────────
 
@@ -255,26 +284,47 @@ class Parts:
         )
 
     def _days(self) -> dict[str, object] | None:
-        """Rows by day and kind; ``None`` where there are no days."""
-        counts = Counter((row.day, row.missing) for row in self._rows if row.day is not None)
-        if not counts:
+        """Rows by day and kind, only days that have some; ``None`` where there are no days.
+
+        Over long times by week or month: one wrong clock would make a million of empty days.
+        """
+        dated = [(date.fromisoformat(row.day), row.missing) for row in self._rows if row.day]
+        if not dated:
             return None
-        totals = Counter(row.day for row in self._rows)
-        kinds = Counter(row.missing for row in self._rows if row.missing is not None)
-        dates = _every_day([row.day for row in self._rows if row.day is not None])
-        series: list[object] = [{"name": "all", "counts": [totals[date] for date in dates]}]
+        unit = _unit([day for day, _ in dated])
+        placed = [(*_bin_of(day, unit), missing) for day, missing in dated]
+        bins = sorted({(at, name) for at, name, _ in placed})
+        totals = Counter(at for at, _, _ in placed)
+        counts = Counter((at, missing) for at, _, missing in placed)
+        kinds = Counter(missing for _, _, missing in placed if missing is not None)
+        series: list[object] = [{"name": "all", "counts": [totals[at] for at, _ in bins]}]
         series += [
-            {"name": _words(kind), "counts": [counts[date, kind] for date in dates]}
+            {"name": _words(kind), "counts": [counts[at, kind] for at, _ in bins]}
             for kind, _ in kinds.most_common()
         ]
-        return {"dates": dates, "series": series}
+        first = bins[0][0]
+        return {
+            "unit": unit,
+            "length": bins[-1][0] - first + 1,
+            "at": [at - first for at, _ in bins],
+            "dates": [name for _, name in bins],
+            "series": series,
+        }
 
 
-def _every_day(seen: Sequence[str]) -> list[str]:
-    """From the first to the last, those without a record too."""
-    first, last = np.datetime64(min(seen), "D"), np.datetime64(max(seen), "D")
-    days: list[str] = np.datetime_as_string(np.arange(first, last + 1)).tolist()
-    return days
+def _unit(days: Sequence[date]) -> str:
+    span = (max(days) - min(days)).days + 1
+    return "day" if span <= _MOST_BINS else "week" if span <= 7 * _MOST_BINS else "month"
+
+
+def _bin_of(day: date, unit: str) -> tuple[int, str]:
+    """The number and the name of the day, week or month that a day is in."""
+    if unit == "month":
+        return 12 * day.year + day.month, day.isoformat()[:7]
+    if unit == "week":
+        monday = day.toordinal() - day.weekday()
+        return monday // 7, date.fromordinal(monday).isoformat()
+    return day.toordinal(), day.isoformat()
 
 
 def _words(reason: str) -> str:
@@ -289,14 +339,26 @@ def _how_many(rows: Sequence[Row]) -> str:
     return f"{shown}; {without:,} of them not measured." if without else f"{shown}."
 
 
-def _shown(row: Row, texts: Mapping[str, Query] | None) -> dict[str, object]:
+def _shown(row: Row, texts: Mapping[str, Query] | None, part: float) -> dict[str, object]:
     query = None if texts is None else texts.get(row.id)
     return {
         "name": f"P(True) {row.p:.4f}" if row.p is not None else _unknown(row),
         "facts": [*_facts(row), *(_digests(row) if query is None else ())],
-        "question": None if query is None else _shortened(query.question, LONGEST_QUESTION),
-        "contexts": [] if query is None else _contexts(query.contexts),
+        "question": None if query is None else _shortened(query.question, _longest(part)[0]),
+        "contexts": [] if query is None else _contexts(query.contexts, _longest(part)[1]),
     }
+
+
+def _longest(part: float) -> tuple[int, int]:
+    """Characters of a question and of a passage."""
+    return int(part * LONGEST_QUESTION), int(part * LONGEST_CONTEXT)
+
+
+def _kept(query: Query, part: float) -> int:
+    """How many characters are shown."""
+    question, context = _longest(part)
+    passages = query.contexts[:MOST_CONTEXTS]
+    return min(len(query.question), question) + sum(min(len(each), context) for each in passages)
 
 
 def _unknown(row: Row) -> str:
@@ -320,8 +382,8 @@ def _digests(row: Row) -> Iterable[str]:
         yield f"{what} SHA-256 {digest[:16]}…"
 
 
-def _contexts(contexts: Sequence[str]) -> list[str]:
-    shown = [_shortened(text, LONGEST_CONTEXT) for text in contexts[:MOST_CONTEXTS]]
+def _contexts(contexts: Sequence[str], most: int) -> list[str]:
+    shown = [_shortened(text, most) for text in contexts[:MOST_CONTEXTS]]
     more = len(contexts) - len(shown)
     told = f"[{counted(more, 'more passage')} {are(more)} left out.]"
     return [*shown, told] if more else shown
@@ -339,6 +401,11 @@ def cuts(thresholds: Thresholds) -> dict[str, float]:
     return {"answer_at": thresholds.answer_at, "refuse_below": thresholds.refuse_below}
 
 
+_UNCERTIFIED = (
+    "No thresholds are certified here, so nothing is promised of any; rag-guard calibrate looks "
+    "for some that can be."
+)
+_VOID = "The promise is void here, see the top of the page: nothing is promised of any thresholds."
 _NOTHING = ["No query with a label was measured."]
 
 
@@ -350,9 +417,15 @@ def _curve(scored: Scored) -> dict[str, object]:
     words = [
         "Each point is a threshold: how many of the measured queries it would answer, and how many "
         f"of those lack the evidence. Lower is better; the area under it is {area:.4f}.",
+        f"All that is drawn here is of the {_measured_with_label(len(scored))}: no threshold moves "
+        "the others, so shares of all queries, above, are others.",
         " ".join(_coverage(scored, risk) for risk in (0.05, 0.10)),
     ]
     return {"points": _curve_points(scored), "words": words}
+
+
+def _measured_with_label(number: int) -> str:
+    return counted(number, "measured query with a label", "measured queries with a label")
 
 
 def _coverage(scored: Scored, risk: float) -> str:
@@ -445,11 +518,21 @@ def _promised(found: Certified) -> dict[str, object]:
     return {**cuts(found.thresholds), "most": most}
 
 
-def certificate_words(found: Certified) -> list[str]:
-    """What is promised, and on which evidence."""
+def other_routes(kinds: Sequence[str]) -> str:
+    """Why a promise is void where kinds without a verdict go elsewhere than it reckoned with."""
+    return (
+        "The promise does not hold here: it was certified with other routes for "
+        f"{', '.join(map(_words, kinds))}. Certify with this policy, or send these where they went "
+        "then."
+    )
+
+
+def certificate_words(found: Certified, void: Sequence[str] = ()) -> list[str]:
+    """What is promised, and on which evidence; that it is void comes first, if it is."""
     certificate, thresholds = found.certificate, found.thresholds
     leak, refusal = certificate.leak, certificate.false_refusal
     return [
+        *([_VOID] if void else []),
         f"Certified: answer at {thresholds.answer_at:.4f}, "
         f"refuse below {thresholds.refuse_below:.4f}.",
         f"With {certificate.confidence * 100:g} % confidence, of new queries drawn as the labelled "

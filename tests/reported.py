@@ -1,6 +1,7 @@
 """Rows, a judge's word on them, and records of an audit, drawn by a seeded lot: for reports."""
 
 import random
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -206,4 +207,12 @@ def audited(
                 outcomes += [Said(made.id, words[each]) for each in about]
     if outcomes:
         OutcomeFile(path).add(outcomes)
+    return Audit(path)
+
+
+def wrong_clock(audit: Audit, day: str) -> Audit:
+    """The same audit, whose first record is of another day."""
+    first, *others = audit.path.read_text("ascii").splitlines(keepends=True)
+    path = audit.path.with_name(f"wrong-{day}.jsonl")
+    path.write_text(re.sub(r"2026-11-01", day, first) + "".join(others), "ascii")
     return Audit(path)

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from reported import MADE, POLICY, PROFILE, Sample, audited, sample
+from reported import CERTIFICATE, MADE, POLICY, PROFILE, Sample, audited, sample, wrong_clock
 
 from guard import ConfigError, Policy, Profile, Query, Thresholds, judges
 from guard.audit_file import Audit
 from guard.audit_report import of_audit
+from guard.calibration import Platt
 from guard.cli import main
 from guard.decision import Mode, Route
 from guard.judge import Judge
@@ -108,8 +109,6 @@ def test_the_charts_are_the_evaluations() -> None:
     assert last[1] == pytest.approx(
         1 - sum(bool(one.sufficient) for one in measured) / len(measured), abs=0.02
     )
-    overlap = evaluation.baselines["word overlap"]
-    assert content["curve"]["overlap"] == [overlap["coverage"].value, overlap["leak"].value]
     assert len(content["curve"]["points"]) <= 200
 
 
@@ -189,6 +188,43 @@ def test_certificate_and_calibration(
     state = dict(content["about"])["Calibrated"]
     assert state == ("yes" if calibrated else "no (calibrated: false)")
     assert any("Not calibrated" in alert for alert in content["alerts"]) is not calibrated
+
+
+@pytest.mark.parametrize(
+    ("went", "void"),
+    [
+        ({"timeout": "clarify", "low_mass": "answer", "rate_limited": "refuse"}, None),
+        ({"timeout": "answer"}, None),
+        ({"low_mass": "refuse", "rate_limited": "answer"}, "low mass, rate limited"),
+        ({"stale_profile": "answer"}, "stale profile"),
+    ],
+)
+def test_a_promise_that_routes_break_is_none(went: dict[str, str], void: str | None) -> None:
+    """Those of POLICY: a timeout that is asked back now neither leaks nor refuses."""
+    certificate = replace(CERTIFICATE, routes=tuple(went.items()))
+    content = data_of(sample(profile=replace(PROFILE, certificate=certificate)).report())
+    told = [alert for alert in content["alerts"] if "promise does not hold" in alert]
+    assert (content["certified"] is None) is bool(told) is (void is not None)
+    assert ("promise is void" in content["uncertified"]) is (void is not None)
+    assert ("promise is void" in content["certificate"][0]) is (void is not None)
+    assert ("promise is void" in content["next"]) is (void is not None)
+    assert void is None or f"certified with other routes for {void}." in told[0]
+
+
+def test_the_whole_curve_is_of_measured_queries() -> None:
+    """Overlap answers where it does as a baseline, but is drawn over the rows that the line is."""
+    made = replace(sample(profile=None), policy=Policy(on_unmeasured="answer"))
+    assert len({one.overlap for one in made.judgements}) > 2
+    curve, figures = data_of(made.report())["curve"], made.evaluation().baselines["word overlap"]
+    measured = [one for one in made.judgements if one.verdict is not None]
+    assert any(f"is of the {len(measured)} measured queries" in each for each in curve["words"])
+    found = None
+    for cut in sorted({one.overlap for one in made.judgements}):
+        every = [one.sufficient for one in made.judgements if one.overlap >= cut]
+        if len(every) / len(made.judgements) == figures["coverage"].value:
+            found = [one.sufficient for one in measured if one.overlap >= cut]
+    assert found is not None and len(found) / len(measured) != figures["coverage"].value
+    assert curve["overlap"] == [len(found) / len(measured), found.count(False) / len(found)]
 
 
 def test_several_judges_and_a_profile_left_aside() -> None:
@@ -420,6 +456,8 @@ def test_what_is_put_in_is_not_searched_for_fields() -> None:
         ("\u2028", "[U+2028]"),
         ("\U000e0041", "[U+E0041]"),
         ("\ud800", "[U+D800]"),
+        ("e" + "\u0301" * 6, "e" + "\u0301" * 4 + "[U+0301]" * 2),
+        ("e\u0301" * 9, "e\u0301" * 9),
         ("می\u200cخواهم שלום 👩\u200d🚒", "می\u200cخواهم שלום 👩\u200d🚒"),
     ],
 )
@@ -437,11 +475,40 @@ def test_long_texts_are_cut() -> None:
     (one, *_) = data_of(report)["mistakes"]["lists"][1]["list"]
     assert len(one["question"]) < 700 and "cut, 20,000 characters" in one["question"]
     assert (len(one["contexts"]), one["contexts"][-1]) == (6, "[35 more passages are left out.]")
+    mistakes = data_of(report)["mistakes"]
+    shown = sum(len(each["list"]) for each in mistakes["lists"])
+    total, kept = shown * (20_000 + 40 * 27_000), shown * (600 + 5 * 1200)
+    assert f"Of {total:,} characters" in mistakes["words"][-1]
+    assert f"{total - kept:,} are left out" in mistakes["words"][-1]
 
 
 def test_ten_thousand_rows_are_less_than_a_megabyte() -> None:
     html = sample(10_000).report(texts=True).html()
     assert len(html.encode()) < 1_000_000
+
+
+@pytest.mark.parametrize("letter", ["例", "ع", "😀", "<", "\u202e"])
+def test_nor_are_ten_thousand_with_the_longest_texts_of_any_writing(letter: str) -> None:
+    made, cells = sample(10_000), Query(letter * 2000, (letter * 3000,) * 9)
+    rows = [replace(row, query=cells, id=f"{letter * 200}{row.id}") for row in made.dataset.rows]
+    judged = [
+        replace(one, id=row.id, group=letter * 200 + str(one.group))
+        for row, one in zip(rows, made.judgements, strict=True)
+    ]
+    many = replace(made, dataset=replace(made.dataset, rows=tuple(rows)), judgements=judged)
+    report = many.report(texts=True)
+    assert len(report.html().encode()) < 1_000_000
+    mistakes = data_of(report)["mistakes"]
+    mistake = mistakes["lists"][0]["list"][0]
+    for shown, length in ((mistake["question"], 2000), (mistake["contexts"][0], 3000)):
+        assert shown.startswith(visible(letter) * 20)
+        assert shown.endswith(f"… [cut, {length:,} characters]")
+    assert mistakes["words"][-1].endswith("are left out, so that the page stays small.")
+
+
+def test_short_texts_are_whole() -> None:
+    words = data_of(sample().report(texts=True))["mistakes"]["words"]
+    assert not any("left out" in each for each in words)
 
 
 def test_the_same_rows_give_the_same_page() -> None:
@@ -706,8 +773,35 @@ def test_days_without_a_record_are_there(audit: Audit) -> None:
             return iter(kept)
 
     days = data_of(of_audit(Few(audit.path)))["unmeasured"]["days"]
-    assert len(days["dates"]) == 7
-    assert days["series"][0]["counts"][1] == 0
+    assert (days["unit"], days["length"], days["at"]) == ("day", 7, [0, 6])
+    assert days["dates"] == ["2026-11-03", "2026-11-09"]
+    assert sum(days["series"][0]["counts"]) == len(kept)
+
+
+@pytest.mark.parametrize(
+    ("clock", "unit", "length", "first", "second"),
+    [
+        ("2025-10-17", "day", 400, "2025-10-17", "2026-11-01"),
+        ("2025-10-16", "week", 58, "2025-10-13", "2026-10-26"),
+        ("2019-03-24", "week", 401, "2019-03-18", "2026-10-26"),
+        ("2019-03-20", "month", 93, "2019-03", "2026-11"),
+        ("1970-01-01", "month", 683, "1970-01", "2026-11"),
+        ("0001-01-01", "month", 24_311, "0001-01", "2026-11"),
+    ],
+)
+def test_one_wrong_clock(
+    audit: Audit, clock: str, unit: str, length: int, first: str, second: str
+) -> None:
+    """Empty days are left out, and over long times weeks or months stand for days."""
+    wrong = wrong_clock(audit, clock)
+    html, days = of_audit(wrong).html(), data_of(of_audit(wrong))["unmeasured"]["days"]
+    assert len(html) < len(of_audit(audit).html()) + 1000
+    assert (days["unit"], days["length"]) == (unit, length)
+    assert (days["at"][0], days["at"][-1]) == (0, length - 1)
+    assert days["dates"][:2] == [first, second]
+    assert len(days["dates"]) == len(days["at"]) <= 21
+    assert [sum(each["counts"]) for each in days["series"]][0] == 300
+    assert days["series"][0]["counts"][0] == 1
 
 
 def test_an_audits_texts_only_if_asked_for(audit: Audit) -> None:
@@ -735,6 +829,60 @@ def test_an_audit_of_other_thresholds_and_profiles(audit: Audit) -> None:
     assert any("whose certificate is shown" in alert for alert in alerts)
 
 
+@pytest.mark.parametrize(
+    ("profile", "clause"),
+    [
+        (replace(PROFILE, fingerprint="fp"), "its judge is 'fp', not 'scripted:report'"),
+        (
+            replace(PROFILE, thresholds=Thresholds(0.5, 0.2)),
+            "routed at 0.832018 and 0.310026, not at 0.5 and 0.2",
+        ),
+        (replace(PROFILE, thresholds=Thresholds(0.84, 0.31002551887238755)), "not at 0.84 and"),
+        (replace(PROFILE, calibrator=None), "another calibrator"),
+        (replace(PROFILE, calibrator=Platt(slope=0.8, intercept=-0.11)), "another calibrator"),
+        (replace(PROFILE, languages=("fr",)), "it was fitted to fr, not to 'en'"),
+    ],
+)
+def test_a_certificate_of_another_promises_nothing(
+    audit: Audit, profile: Profile, clause: str
+) -> None:
+    """Not only by its name, which is the same here."""
+    content = data_of(of_audit(audit, profile=profile))
+    assert content["certified"] is None and "promise is void" in content["uncertified"]
+    (alert,) = [alert for alert in content["alerts"] if "promises nothing of them" in alert]
+    assert clause in alert
+    assert "promise is void" in content["certificate"][0]
+    assert content["next"].startswith("Name the profile that these queries were routed with")
+
+
+def test_a_certificate_promises_nothing_of_a_mixed_audit(audit: Audit) -> None:
+    mixed = list(audit.records())
+    at = next(at for at, one in enumerate(mixed) if one.reason == "sufficient")
+    mixed[at] = replace(mixed[at], answer_at=0.5, refuse_below=0.2)
+
+    class Mixed(Audit):
+        def records(self) -> Any:
+            return iter(mixed)
+
+    content = data_of(of_audit(Mixed(audit.path), profile=PROFILE))
+    assert content["certified"] is None
+    assert any(
+        "routed at 0.5 and 0.2, not at 0.832018 and 0.310026 (1)." in alert
+        for alert in content["alerts"]
+    )
+    assert data_of(of_audit(audit, profile=PROFILE))["certified"] is not None
+
+
+def test_recorded_routes_break_a_promise(audit: Audit) -> None:
+    """What was not measured went where the records say."""
+    routes = (("low_mass", "refuse"), ("timeout", "answer"), ("stale_profile", "refuse"))
+    profile = replace(PROFILE, certificate=replace(CERTIFICATE, routes=routes))
+    content = data_of(of_audit(audit, profile=profile))
+    assert content["certified"] is None
+    assert any("certified with other routes for low mass." in each for each in content["alerts"])
+    assert "promise is void" in content["next"]
+
+
 def test_a_span_without_records_is_told(audit: Audit) -> None:
     later = Audit(audit.path, since=datetime(2027, 1, 1, tzinfo=UTC))
     with pytest.raises(ConfigError, match="no such query"):
@@ -753,6 +901,7 @@ class Run(NamedTuple):
 
 
 RunReport = Callable[..., Run]
+_QUICKLY = ("--resamples", "20")
 
 
 @pytest.fixture
@@ -764,7 +913,7 @@ def run(
 
     def run(*args: str | Path) -> Run:
         with pytest.raises(SystemExit) as ended:
-            main(["report", "--resamples", "20", *map(str, args)])
+            main(["report", *([] if "--audit" in args else _QUICKLY), *map(str, args)])
         out, err = capsys.readouterr()
         assert isinstance(ended.value.code, int)
         return Run(ended.value.code, out, err)
@@ -866,6 +1015,11 @@ def test_an_audit_on_the_command_line(run: RunReport, audit: Audit) -> None:
         (("rows.jsonl", "--since", "2026-11-05"), "go with --audit only"),
         (("--audit", "audit.jsonl", "--judge", "scripted:0.5"), "--judge does nothing"),
         (("--audit", "audit.jsonl", "--verdicts", "x"), "--verdicts does nothing"),
+        (("--audit", "audit.jsonl", "--limit", "9"), "--limit does nothing"),
+        (("--audit", "audit.jsonl", "--seed", "0"), "--seed does nothing"),
+        (("--audit", "audit.jsonl", "--resamples", "1000"), "--resamples does nothing"),
+        (("--audit", "audit.jsonl", "--workers", "8"), "--workers does nothing"),
+        (("--audit", "audit.jsonl", "--retry-unmeasured"), "--retry-unmeasured does nothing"),
         (("--audit", "audit.jsonl", "--since", "soon"), "is no time"),
         (
             ("--audit", "audit.jsonl", "--deployment", "twon guide"),

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
-from reported import POLICY, PROFILE, Sample, audited, sample
+from reported import CERTIFICATE, POLICY, PROFILE, Sample, audited, sample, wrong_clock
 
 from guard import Query, Thresholds
 from guard.audit_report import of_audit
@@ -146,6 +146,23 @@ def test_figures_are_those_of_python(browser: Browser, tmp_path: Path, kind: str
             _assert_same(found, report, thresholds)
 
 
+_FIGURES_AT = """(pairs) => {
+  const type = (id, value) => {
+    const field = document.getElementById(id);
+    field.value = String(value);
+    field.dispatchEvent(new Event('input', { bubbles: true }));
+  };
+  return pairs.map(([answerAt, refuseBelow]) => {
+    type('answer-at-number', 1);
+    type('refuse-below-number', refuseBelow);
+    type('answer-at-number', answerAt);
+    return Object.fromEntries([...document.querySelectorAll('#figures > div')].map(
+      ({ dataset: held }) =>
+        [held.figure, [Number(held.events), Number(held.n)]]));
+  });
+}"""
+
+
 def _assert_same(found: Opened, report: Report, thresholds: Thresholds | None) -> None:
     rates, shown = report.shares(thresholds), found.figures()
     assert shown.keys() >= {"coverage", "clarify_rate", "refuse_rate"}
@@ -176,13 +193,33 @@ def test_figures_are_those_of_an_evaluation(browser: Browser, tmp_path: Path) ->
 
 
 def test_thresholds_at_the_rows_own_numbers(evaluated: Opened) -> None:
-    """At the very number that a row has, it is answered, and not refused."""
+    """At the very number that a row has, it is answered, and not refused: at every one."""
     points = evaluated.report.points
-    for numbers in (points.low, points.high):
-        for number in sorted(numbers[points.kinds == 0].tolist())[::60]:
-            thresholds = Thresholds(number, number)
-            evaluated.set(thresholds)
-            _assert_same(evaluated, evaluated.report, thresholds)
+    measured = points.kinds == 0
+    pairs = [Thresholds(number, number) for number in sorted({*points.low[measured].tolist()})]
+    pairs += [Thresholds(1.0, number) for number in sorted({*points.high[measured].tolist()})]
+    found = evaluated.page.evaluate(
+        _FIGURES_AT, [[each.answer_at, each.refuse_below] for each in pairs]
+    )
+    for thresholds, shown in zip(pairs, found, strict=True):
+        rates = evaluated.report.shares(thresholds)
+        for name, (events, n) in shown.items():
+            assert (events, n) == (rates[name].events, rates[name].n), (name, thresholds)
+
+
+@pytest.mark.parametrize("count", [7, 12, 53])
+def test_intervals_of_all_and_none_end_exactly(
+    browser: Browser, tmp_path: Path, count: int
+) -> None:
+    """Numbers for which Wilson's formula gives an end beside 1."""
+    made = sample(profile=None)
+    measured = [one for one in made.judgements if one.verdict is not None][:count]
+    report = replace(made, judgements=measured).report()
+    with opened(browser, report, tmp_path / "report.html") as found:
+        found.set(Thresholds(0.0, 0.0))
+        shown = found.figures()
+        assert (shown["coverage"]["value"], shown["coverage"]["high"]) == ("1", "1")
+        assert (shown["refuse_rate"]["value"], shown["refuse_rate"]["low"]) == ("0", "0")
 
 
 def test_sliders_by_hand(evaluated: Opened) -> None:
@@ -226,8 +263,19 @@ def test_what_is_no_threshold_changes_nothing(evaluated: Opened, typed: str) -> 
         (PROFILE.thresholds, "Within the certified region."),
         (replace(PROFILE.thresholds, answer_at=0.9), "stricter than what was certified"),
         (replace(PROFILE.thresholds, refuse_below=0.1), "Within the certified region."),
-        (replace(PROFILE.thresholds, answer_at=0.8), "Outside the certified region: it answers"),
-        (replace(PROFILE.thresholds, refuse_below=0.4), "Outside the certified region: it refuses"),
+        (
+            replace(PROFILE.thresholds, answer_at=0.8),
+            "Outside the certified region: it answers below the certified 0.8320183851339245. ",
+        ),
+        (
+            replace(PROFILE.thresholds, refuse_below=0.4),
+            "Outside the certified region: it refuses above the certified 0.31002551887238755. ",
+        ),
+        (
+            Thresholds(0.8, 0.4),
+            "Outside the certified region: it answers below the certified 0.8320183851339245, and "
+            "it refuses above the certified 0.31002551887238755. ",
+        ),
     ],
 )
 def test_the_certified_region(evaluated: Opened, thresholds: Thresholds, told: str) -> None:
@@ -253,6 +301,70 @@ def test_rows_that_break_the_promise_are_told(browser: Browser, tmp_path: Path) 
         region = found.page.locator("#region")
         assert "But these queries show leaks of at least" in region.inner_text()
         assert region.get_attribute("class") == "outside"
+
+
+def test_where_the_promise_is_void_no_region(browser: Browser, tmp_path: Path) -> None:
+    certificate = replace(CERTIFICATE, routes=(("low_mass", "refuse"),))
+    report = sample(profile=replace(PROFILE, certificate=certificate)).report()
+    with opened(browser, report, tmp_path / "report.html") as found:
+        region = found.page.locator("#region")
+        assert "The promise is void here" in region.inner_text()
+        assert region.get_attribute("class") == "none"
+        assert "other routes for low mass" in found.page.locator("#alerts").inner_text()
+        assert not found.page.get_by_role("button", name="The certified thresholds").is_visible()
+
+
+def _drawn_width(section: Locator) -> float:
+    box = section.locator("svg[role=img]").get_attribute("viewBox") or ""
+    return float(box.split()[2])
+
+
+@pytest.mark.parametrize("clock", ["1970-01-01", "0001-01-01"])
+def test_one_wrong_clock(browser: Browser, tmp_path: Path, clock: str) -> None:
+    audit = wrong_clock(audited(tmp_path / "audit.jsonl"), clock)
+    with opened(browser, of_audit(audit), tmp_path / "report.html") as found:
+        section = found.page.locator("#unmeasured")
+        assert section.locator("details tbody tr").count() == 2
+        assert section.locator("svg rect.bar-good").count() == 2
+        last = section.locator("svg rect.bar-good").last
+        assert float(last.get_attribute("x") or 0) > 0.9 * _drawn_width(section), "where it belongs"
+        section.locator("summary").click()
+        assert "Queries by month (UTC)" in section.inner_text()
+        assert f"\n{clock[:7]}" in section.inner_text()
+
+
+@pytest.mark.parametrize("kind", ["evaluation", "audit"])
+def test_the_ring_is_of_the_rows_of_the_curve(browser: Browser, tmp_path: Path, kind: str) -> None:
+    """Measured ones with a label: at 0 it answers all of them, whatever else is answered."""
+    report = report_of(kind, tmp_path)
+    with opened(browser, report, tmp_path / "report.html") as found:
+        right, shares = list[float](), list[float]()
+        for thresholds in (Thresholds(0.0, 0.0), PROFILE.thresholds):
+            found.set(thresholds)
+            points = report.points
+            rows = (points.kinds < 2) & points.labelled
+            answered = rows & (points.low >= thresholds.answer_at)
+            leaked = (answered & (points.truths == 0)).sum() / answered.sum()
+            coverage = answered.sum() / rows.sum()
+            words = found.page.locator("#curve svg[role=img] desc").text_content() or ""
+            assert f"answer {coverage * 100:.1f}\u00a0% of these queries" in words
+            assert f"leaks in {leaked * 100:.1f}\u00a0%" in words
+            ring = found.page.locator("#curve .chart .ring")
+            right.append(float(ring.get_attribute("cx") or "nan"))
+            shares.append(float(coverage))
+        line = found.page.locator("#curve .chart .line").get_attribute("d") or ""
+        end = float(line.rpartition("L")[2].split()[0])
+        assert right[0] == pytest.approx(end, abs=0.1)
+        assert (right[1] - 50) / (end - 50) == pytest.approx(shares[1], abs=0.01)
+
+
+def test_questions_and_passages_scroll_by_keyboard(evaluated: Opened) -> None:
+    boxes = evaluated.page.locator("#mistakes .said")
+    labels = boxes.evaluate_all(
+        "all => all.map((each) => [each.tabIndex, each.getAttribute('role'), each.ariaLabel])"
+    )
+    assert {label for _, _, label in labels} == {"Question", "Passage 1", "Passage 2"}
+    assert all((index, role) == (0, "group") for index, role, _ in labels)
 
 
 def test_without_certificate_no_region(browser: Browser, tmp_path: Path) -> None:
@@ -322,6 +434,7 @@ ATTACKS = [
     "--></textarea></title><script>window.hit=1</script><meta http-equiv=refresh content=0>",
     "}*{background:url(http://127.0.0.1:9/b)}@import 'http://127.0.0.1:9/c';",
     "\u202etfel ot thgir\u202c \u2066isolate \u200bzero\ufeff \x1b[31m\x00 \u2028 \ud800",
+    "Z\u0301\u0323" + "\u0302" * 99 + " piled",
     "{{script}}{{data}}{{policy}} __proto__ ${window.hit=1} {{constructor.constructor('hit=1')()}}",
 ]
 
@@ -376,7 +489,13 @@ def _assert_shown(page: Page, attack: str) -> None:
     if attack.isascii():
         assert attack[:12] in page.locator("#title").inner_text()
     else:
-        assert "[U+202E]" in page.locator("#title").inner_text()
+        hidden = "[U+0302]" if "\u0302" in attack else "[U+202E]"
+        assert hidden in page.locator("#title").inner_text()
+    assert not re.search("[\u0300-\u036f]{5}", page.content())
+    assert page.evaluate(
+        "[...document.querySelectorAll('.note, td, #title')]"
+        ".every((each) => getComputedStyle(each).overflow === 'clip')"
+    )
     assert not re.search("[\u202a-\u202e\u2066-\u2069\u200b\x00\x1b]", text)
     turned = page.evaluate(
         "[...document.querySelectorAll('.said, #report bdi')]"

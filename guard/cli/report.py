@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from guard.report import Report
 
 
+_WORKERS, _SEED, _RESAMPLES = 8, 0, 1000
+"""Where an option is not given, which is told from one that is: with --audit, none may be."""
+
+
 def report(
     data: Annotated[
         list[str] | None,
@@ -105,18 +109,38 @@ def report(
         bool, typer.Option("--retry-unmeasured", help="Ask again where there was no verdict.")
     ] = False,
     workers: Annotated[
-        int, typer.Option(metavar="N", min=1, max=1024, help="Queries in flight at most.")
-    ] = 8,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1024,
+            help="Queries in flight at most.",
+            show_default=str(_WORKERS),
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Only the first N rows.")
     ] = None,
     seed: Annotated[
-        int,
-        typer.Option(metavar="N", min=0, max=2**63 - 1, help="Of the intervals' resamples."),
-    ] = 0,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=2**63 - 1,
+            help="Of the intervals' resamples.",
+            show_default=str(_SEED),
+        ),
+    ] = None,
     resamples: Annotated[
-        int, typer.Option(metavar="N", min=1, max=100_000, help="For the intervals.")
-    ] = 1000,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=100_000,
+            help="For the intervals.",
+            show_default=str(_RESAMPLES),
+        ),
+    ] = None,
 ) -> None:
     """Writes a page that shows what a judge and its thresholds do, and what others would do.
 
@@ -154,7 +178,19 @@ def report(
         require_writable(output)
     require_place("--output", output)
     if audit is not None:
-        _require_alone(data, {**options, **given(config=config, verdicts=verdicts)})
+        _require_alone(
+            data,
+            options,
+            given(
+                config=config,
+                verdicts=verdicts,
+                limit=limit,
+                seed=seed,
+                resamples=resamples,
+                workers=workers,
+                retry_unmeasured=retry_unmeasured or None,
+            ),
+        )
         made = _of_audit(audit, _span(since, until), deployment, profile, texts=texts)
     else:
         _require_rows(data, since, until)
@@ -163,9 +199,11 @@ def report(
         with closed_if_wrong(gate):
             path = verdicts or default_path(data or (), gate.judge.fingerprint)
             _require_other(output, path)
-        survey = surveyed(gate, dataset, path, workers=workers, retry_unmeasured=retry_unmeasured)
+        survey = surveyed(
+            gate, dataset, path, workers=workers or _WORKERS, retry_unmeasured=retry_unmeasured
+        )
         with survey as judgements:
-            evaluation = evaluated(gate, judgements, seed, resamples)
+            evaluation = evaluated(gate, judgements, seed or _SEED, resamples or _RESAMPLES)
             made = _of_evaluation(gate, evaluation, judgements, dataset, aside, texts=texts)
     made.write(output)
     typer.echo(plain(f"The report is in {output}."))
@@ -242,19 +280,28 @@ def _no_records(path: Path, deployment: str | None) -> ConfigError:
 # ── What is asked for ────────────────────────────────────────────────────────────────────────────
 
 
-def _require_alone(data: Sequence[str] | None, options: Mapping[str, object]) -> None:
-    """Records are of verdicts that are there: no judge, no policy, no rows."""
-    options = {name: value for name, value in options.items() if name != "profile"}
+def _require_alone(
+    data: Sequence[str] | None, deciding: Mapping[str, object], measuring: Mapping[str, object]
+) -> None:
+    """Records are of verdicts that are there: no judge, no policy, no rows, no resamples."""
+    options = [name for name in (*deciding, *measuring) if name != "profile"]
     if data:
         raise ConfigError(
             f"--audit, and {data[0]!r} as well.", hint="Name an audit or labelled rows, not both."
         )
     if options:
-        name = next(iter(options)).replace("_", "-")
         raise ConfigError(
-            f"--{name} does nothing with --audit: no judge is asked, and routes are as recorded.",
-            hint="Leave it out; rag-guard replay routes records anew.",
+            f"--{options[0].replace('_', '-')} does nothing with --audit: no judge is asked, and "
+            "all its records are shown, routed as they were.",
+            hint=_INSTEAD.get(options[0], "Leave it out; rag-guard replay routes records anew."),
         )
+
+
+_INSTEAD = {
+    "limit": "Leave it out; --since and --until take a part of the records.",
+    "seed": "Leave it out; intervals of an audit are Wilson's, without resamples.",
+    "resamples": "Leave it out; intervals of an audit are Wilson's, without resamples.",
+}
 
 
 def _require_rows(data: Sequence[str] | None, since: str | None, until: str | None) -> None:

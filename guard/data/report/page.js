@@ -27,6 +27,8 @@
     const even = hundredfold % 1 === 0.25 ? hundredfold - 0.05 : hundredfold;
     return `${even.toFixed(1)}\u00a0%`;
   }
+  // Not Math.max(...list): of a hundred thousand numbers that is an error.
+  const most = (list) => list.reduce((high, each) => Math.max(high, each), 0);
   const count = (number) => number.toLocaleString("en-US");
   const queries = (number) => `${count(number)} ${number === 1 ? "query" : "queries"}`;
   // A threshold to three digits, unless that would hide what it is.
@@ -166,8 +168,14 @@
 
   function shares(answerAt, refuseBelow) {
     const took = { answer: [0, 0, 0], clarify: [0, 0, 0], refuse: [0, 0, 0], undecided: [0, 0, 0] };
+    const drawn = { all: 0, answered: [0, 0] }; // Measured and labelled: as the curve is drawn.
     letters.forEach((letter, row) => {
-      took[route(row, Math.floor(letter / 3), answerAt, refuseBelow)][letter % 3] += 1;
+      const [kind, truth] = [Math.floor(letter / 3), letter % 3];
+      const taken = route(row, kind, answerAt, refuseBelow);
+      took[taken][truth] += 1;
+      if (kind > PARTIAL || truth === UNLABELLED) return;
+      drawn.all += 1;
+      if (taken === "answer") drawn.answered[truth] += 1;
     });
     const sum = (counts) => counts[BAD] + counts[GOOD] + counts[UNLABELLED];
     const all = letters.length;
@@ -179,6 +187,10 @@
       coverage: share(sum(took.answer), all),
       refuse_rate: share(sum(took.refuse), all),
       undecided: share(sum(took.undecided), all),
+      onCurve: {
+        coverage: share(drawn.answered[BAD] + drawn.answered[GOOD], drawn.all),
+        risk: share(drawn.answered[BAD], drawn.answered[BAD] + drawn.answered[GOOD]),
+      },
     };
   }
 
@@ -401,24 +413,24 @@
     const entries = [["line", "this judge, at every threshold"], ["ring", "the thresholds chosen above"]];
     if (overlap) entries.push(["mark", "word overlap"]);
     key(place, entries);
-    const say = () => `${words[0]} The chosen thresholds answer ${percent(state.figures.coverage.value)} of all ` +
-      `queries, with leaks in ${percent(state.figures.leak.value)}.`;
+    const say = () => `${words[0]} The chosen thresholds answer ${percent(state.figures.onCurve.coverage.value)} of ` +
+      `these queries, with leaks in ${percent(state.figures.onCurve.risk.value)}.`;
     redrawCurve = chart(place, "Risk-coverage curve", 280, say, (picture, width, height) => {
-      const highest = Math.max(0.05, ...points.map(([, risk]) => risk), overlap ? overlap[1] : 0, state.figures.leak.value ?? 0);
+      const { risk, coverage } = state.figures.onCurve;
+      const highest = most([0.05, ...points.map(([, each]) => each), overlap ? overlap[1] : 0, risk.value ?? 0]);
       const ticks = ticksTo(highest);
-      const most = ticks[ticks.length - 1];
+      const top = ticks[ticks.length - 1];
       const at = frame(picture, width, height, {
         top: 26, left: 50,
-        x: { tick: whole, title: "share of queries answered" },
-        y: { ticks, most, tick: (tick) => `${Number((tick * 100).toFixed(2))} %` },
+        x: { tick: whole, title: "share of measured queries answered" },
+        y: { ticks, most: top, tick: (tick) => `${Number((tick * 100).toFixed(2))} %` },
       });
       picture.append(svg("text", { class: "soft", x: 4, y: 12 }, "answered without enough evidence"));
-      const path = points.map(([x, y], number) => `${number ? "L" : "M"}${at.x(x).toFixed(1)} ${at.y(y / most).toFixed(1)}`);
+      const path = points.map(([x, y], number) => `${number ? "L" : "M"}${at.x(x).toFixed(1)} ${at.y(y / top).toFixed(1)}`);
       picture.append(svg("path", { class: "line", d: path.join("") }));
-      if (overlap) picture.append(diamond(at.x(overlap[0]), at.y(overlap[1] / most), "mark"));
-      const { leak, coverage } = state.figures;
-      if (leak.value !== null) {
-        picture.append(svg("circle", { class: "ring", cx: at.x(coverage.value), cy: at.y(leak.value / most), r: 6 }));
+      if (overlap) picture.append(diamond(at.x(overlap[0]), at.y(overlap[1] / top), "mark"));
+      if (risk.value !== null) {
+        picture.append(svg("circle", { class: "ring", cx: at.x(coverage.value), cy: at.y(risk.value / top), r: 6 }));
       }
     });
     const rows = thinned(points, 20).map(([x, y, cutoff]) => [short(cutoff), percent(x), percent(y)]);
@@ -441,7 +453,7 @@
     place.append(...words.map((each) => paragraph(each)));
     if (!bins.length) return;
     key(place, [["dot", "queries of like P(True), with their number and a 95 % interval"], ["ideal", "a judge that means what it says"]]);
-    const largest = Math.max(...bins.map((bin) => bin[0]));
+    const largest = most(bins.map((bin) => bin[0]));
     chart(place, "Reliability diagram", 320, () => words[0], (picture, width, height) => {
       const at = frame(picture, width, height, {
         top: 26, left: 50,
@@ -490,10 +502,12 @@
     const facts = one.facts.flatMap((fact, at) => (at ? [" · ", said(fact)] : [said(fact)]));
     const item = html("li", {}, html("p", {}, html("strong", {}, said(one.name))), html("p", { class: "note" }, ...facts));
     if (one.question !== null) {
-      item.append(html("p", { class: "said", dir: "auto" }, one.question));
-      const passages = one.contexts.map((text, at) => html("p", {
-        class: "said", dir: "auto", tabindex: "0", role: "group", "aria-label": `Passage ${at + 1}`,
-      }, text));
+      // They scroll where they are long: by keyboard too.
+      const box = (text, label) => html("p", {
+        class: "said", dir: "auto", tabindex: "0", role: "group", "aria-label": label,
+      }, text);
+      item.append(box(one.question, "Question"));
+      const passages = one.contexts.map((text, at) => box(text, `Passage ${at + 1}`));
       if (passages.length) item.append(folded(`${passages.length === 1 ? "1 passage" : `${passages.length} passages`} retrieved`, html("div", {}, ...passages)));
     }
     return item;
@@ -516,22 +530,23 @@
     place.append(...words.map((each) => paragraph(each)));
     if (kinds.rows.length) place.append(table(kinds));
     if (!days) return;
-    place.append(html("h3", {}, "By day"));
+    const { unit } = days;
+    place.append(html("h3", {}, `By ${unit}`));
     const row = 46;
     const say = () => days.series.map(({ name, counts }) =>
-      `${name}: ${count(counts.reduce((sum, each) => sum + each, 0))}, at most ${count(Math.max(...counts))} on a day`).join("; ") + ".";
-    chart(place, "Queries by day: all, and those not measured by kind", days.series.length * row + 24, say, (picture, width, height) => {
-      const cell = (width - 16) / days.dates.length;
+      `${name}: ${count(counts.reduce((sum, each) => sum + each, 0))}, at most ${count(most(counts))} in a ${unit}`).join("; ") + ".";
+    chart(place, `Queries by ${unit}: all, and those not measured by kind`, days.series.length * row + 24, say, (picture, width, height) => {
+      const cell = (width - 16) / days.length;
       days.series.forEach(({ name, counts }, number) => {
         const bottom = (number + 1) * row;
-        const most = Math.max(1, ...counts);
+        const largest = Math.max(1, most(counts));
         picture.append(
           svg("text", { class: "strong", x: 8, y: bottom - row + 15 }, name),
-          svg("text", { class: "soft", x: width - 8, y: bottom - row + 15, "text-anchor": "end" }, `at most ${count(Math.max(...counts))}`),
+          svg("text", { class: "soft", x: width - 8, y: bottom - row + 15, "text-anchor": "end" }, `at most ${count(most(counts))}`),
           svg("line", { class: "axis", x1: 8, x2: width - 8, y1: bottom, y2: bottom }));
-        counts.forEach((each, day) => {
-          const high = each / most * (row - 22);
-          if (each) picture.append(svg("rect", { class: number ? "bar-bad" : "bar-good", x: 8 + day * cell, y: bottom - high, width: Math.max(1, Math.min(cell - 1, 28)), height: high }));
+        counts.forEach((each, bin) => {
+          const high = each / largest * (row - 22);
+          if (each) picture.append(svg("rect", { class: number ? "bar-bad" : "bar-good", x: 8 + days.at[bin] * cell, y: bottom - high, width: Math.max(1, Math.min(cell - 1, 28)), height: high }));
         });
       });
       picture.append(svg("text", { class: "soft", x: 8, y: height - 6 }, days.dates[0]));
@@ -539,9 +554,9 @@
         picture.append(svg("text", { class: "soft", x: width - 8, y: height - 6, "text-anchor": "end" }, days.dates[days.dates.length - 1]));
       }
     });
-    place.append(folded("The days as a table", table({
-      caption: "Queries by day (UTC)",
-      heads: ["day", ...days.series.map((each) => each.name)],
+    place.append(folded(`The ${unit}s as a table`, table({
+      caption: `Queries by ${unit} (UTC)${unit === "week" ? ", each from the Monday named" : ""}; ${unit}s without any are left out`,
+      heads: [unit, ...days.series.map((each) => each.name)],
       rows: days.dates.map((date, at) => [date, ...days.series.map((each) => count(each.counts[at]))]),
     })));
   }
