@@ -12,6 +12,9 @@ from guard.judgement import Judgement
 from guard.thresholds import Thresholds
 from guard.verdict import Verdict
 
+_RANDOM: Sampling = "random"
+_TARGETED: Sampling = "targeted"
+
 STRATA = 10
 """Equally wide strata of P(True); each is as likely as any other to be looked into."""
 NEAR, WIDTH = 4.0, 0.05
@@ -69,9 +72,7 @@ def pick(
     size = _random_size(by_lot, n, math.ceil(n * random_share))
     drawn = by_lot[:size]
     left = _others(by_weight, drawn)[: n - len(drawn)]
-    parts = list[Sampling]()
-    parts += ["random" for _ in drawn]
-    parts += ["targeted" for _ in left]
+    parts = [_RANDOM] * len(drawn) + [_TARGETED] * len(left)
     lot.shuffle(parts)
     rows = {"random": iter(drawn), "targeted": iter(left)}
     return tuple(Pick(next(rows[part]).id, part) for part in parts)
