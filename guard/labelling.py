@@ -12,9 +12,6 @@ from guard.judgement import Judgement
 from guard.thresholds import Thresholds
 from guard.verdict import Verdict
 
-_RANDOM: Sampling = "random"
-_TARGETED: Sampling = "targeted"
-
 STRATA = 10
 """Equally wide strata of P(True); each is as likely as any other to be looked into."""
 NEAR, WIDTH = 4.0, 0.05
@@ -72,10 +69,13 @@ def pick(
     size = _random_size(by_lot, n, math.ceil(n * random_share))
     drawn = by_lot[:size]
     left = _others(by_weight, drawn)[: n - len(drawn)]
-    parts = [_RANDOM] * len(drawn) + [_TARGETED] * len(left)
-    lot.shuffle(parts)
-    rows = {"random": iter(drawn), "targeted": iter(left)}
-    return tuple(Pick(next(rows[part]).id, part) for part in parts)
+    turns = [True] * len(drawn) + [False] * len(left)
+    lot.shuffle(turns)
+    first, others = iter(drawn), iter(left)
+    return tuple(
+        Pick(next(first).id, "random") if turn else Pick(next(others).id, "targeted")
+        for turn in turns
+    )
 
 
 def _by_lot(judgements: Sequence[Judgement], lot: random.Random) -> list[Judgement]:
