@@ -708,6 +708,14 @@ def test_the_language_is_said_not_detected(
     assert done.record["reason"] == ("sufficient" if read_as is None else "stale_profile")
 
 
+def test_a_trial_need_not_be_in_the_audit(run: RunCli, tmp_path: Path) -> None:
+    config = tmp_path / "guard.toml"
+    config.write_text("[deployment.a]\njudge = 'scripted:0.9'\naudit = { path = 'a.jsonl' }\n")
+    run(*ASK, "--config", config)
+    run(*ASK, "--config", config, "--no-audit")
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 1
+
+
 def test_a_line_may_name_its_language_and_history(
     run: RunCli, scripted: Callable[..., ScriptedJudge]
 ) -> None:

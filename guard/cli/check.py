@@ -109,6 +109,10 @@ def check(
             "follow it. Nothing detects it. In a .jsonl file `lang` on a line comes first.",
         ),
     ] = None,
+    audit: Annotated[
+        bool,
+        typer.Option(help="Whether decisions go to the audit of the deployment, if it has one."),
+    ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the decision record and nothing else.")
     ] = False,
@@ -139,7 +143,7 @@ def check(
         on_unmeasured=on_unmeasured,
         on_stale=on_stale,
     )
-    gate = load_gate(config, deployment=deployment, options=options)
+    gate = load_gate(config, deployment=deployment, options=options, audit=audit)
     try:
         decisions = _print_json(gate, cases) if as_json else _print_tables(gate, cases)
     finally:
