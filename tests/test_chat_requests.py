@@ -261,7 +261,7 @@ def test_trap_30_a_hanging_request_ends_at_the_deadline(wire: Wire, chat_judge: 
     assert caught.value.kind == "timeout"
     assert time.monotonic() - started < 1
     (request,) = server.requests
-    assert request.gone.wait(2)
+    assert request.gone.wait(10)
     headers = {name.casefold(): value for name, value in request.headers.items()}
     assert 0 < float(headers["x-stainless-read-timeout"]) <= 0.2
     assert headers["x-stainless-retry-count"] == "0"
