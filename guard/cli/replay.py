@@ -302,11 +302,10 @@ def _outcomes(tally: "Tally") -> "Iterator[Table | str]":
                 table.add_row(name, *cells)
         yield table
     if not contexts:
-        known = (
-            f"{answers:,} outcomes are about answers, none about contexts"
-            if answers
-            else ("No outcome is known")
-        )
+        known = "No outcome is known"
+        if answers:
+            are = "outcome is about an answer" if answers == 1 else "outcomes are about answers"
+            known = f"{answers:,} {are}, none about contexts"
         yield f"{known}: leaks and false refusals need sufficient or insufficient."
 
 
