@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from guard import judges
 from guard._json import as_map
 from guard.cli.measuring import deployed_gate, evaluated, rows_of
 from guard.cli.options import (
@@ -21,11 +20,14 @@ from guard.cli.options import (
     Config,
     Deadline,
     DeploymentName,
+    Judge,
     ModelFamily,
     OnStale,
     OnUnmeasured,
     ProfileFile,
     RefuseBelow,
+    RetryUnmeasured,
+    Verdicts,
     given,
     time_of,
 )
@@ -78,13 +80,7 @@ def report(
     open_it: Annotated[
         bool, typer.Option("--open", help="Open the page in the browser as well.")
     ] = False,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"{', '.join(judges.KNOWN)} or one of your own; else the configuration's.",
-        ),
-    ] = None,
+    judge: Judge = None,
     base_url: BaseUrl = None,
     api_key_env: ApiKeyEnv = None,
     model_family: ModelFamily = None,
@@ -97,17 +93,8 @@ def report(
     deadline: Deadline = None,
     on_unmeasured: OnUnmeasured = None,
     on_stale: OnStale = None,
-    verdicts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Keeps the verdicts, and those in it are not asked for again; else a file in this "
-            "folder that is named after data and judge, as with eval.",
-        ),
-    ] = None,
-    retry_unmeasured: Annotated[
-        bool, typer.Option("--retry-unmeasured", help="Ask again where there was no verdict.")
-    ] = False,
+    verdicts: Verdicts = None,
+    retry_unmeasured: RetryUnmeasured = False,
     workers: Annotated[
         int | None,
         typer.Option(
