@@ -7,6 +7,7 @@ from guard.errors import (
     JudgeError,
     JudgeRejected,
     JudgeUnavailable,
+    NotAsked,
     ProfileMismatch,
     StaleProfile,
     Unmeasured,
@@ -14,6 +15,7 @@ from guard.errors import (
 from guard.gate import Gate
 from guard.judge import Judge
 from guard.labels import Labels
+from guard.limit import Limit
 from guard.policy import Messages, Policy
 from guard.price import Price
 from guard.profile import Profile
@@ -36,7 +38,9 @@ __all__ = [
     "JudgeRejected",
     "JudgeUnavailable",
     "Labels",
+    "Limit",
     "Messages",
+    "NotAsked",
     "Policy",
     "Price",
     "Profile",

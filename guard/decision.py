@@ -12,6 +12,7 @@ from guard.thresholds import Thresholds
 from guard.verdict import Verdict
 
 Mode = Literal["enforce", "shadow"]
+BreakerState = Literal["closed", "half_open", "open"]
 
 
 class Route(StrEnum):
@@ -43,6 +44,8 @@ class Reason(StrEnum):
     CONTENT_FILTER = "content_filter"
     CONTEXT_TOO_LONG = "context_too_long"
     MALFORMED = "malformed"
+    OVERLOADED = "overloaded"
+    CIRCUIT_OPEN = "circuit_open"
 
     @property
     def unmeasured(self) -> bool:
@@ -83,6 +86,11 @@ class Decision:
         cost: of the verdict, in ``currency``; 0 where the judge was not asked, ``None`` = unknown,
             or no price was given.
         currency: in which ``cost`` is; ``None`` = no price was given.
+        attempts: how often the judge was asked, retries included; rounds where it is a chain. 0
+            where the verdict was in the cache, or the judge was not to be asked.
+        breaker: the state of its breaker before the last attempt: with ``half_open`` this query
+            was the one that tried whether the endpoint answers again. ``None`` where it was not
+            asked, or has none; a chain's judges have one each, and ``tried`` tells of them.
     """
 
     id: str
@@ -108,6 +116,8 @@ class Decision:
     profile: Profile | None = field(default=None, repr=False)
     cost: float | None = None
     currency: str | None = None
+    attempts: int = 0
+    breaker: BreakerState | None = None
 
     @property
     def enforced(self) -> bool:
@@ -163,6 +173,8 @@ class Decision:
             "mode": self.mode,
             "coverage": verdict and verdict.coverage,
             "cached": self.cached,
+            "attempts": self.attempts,
+            "breaker": self.breaker,
             "elapsed_seconds": self.elapsed_seconds,
             "usage": verdict and verdict.usage and asdict(verdict.usage),
             "cost": self.cost,

@@ -6,6 +6,7 @@
     └── JudgeError             this query could not be measured; the policy decides its route
         ├── JudgeUnavailable   worth another try: timeout, HTTP 429, 5xx, no connection
         ├── JudgeRejected      another try is pointless: key, model name, bad request, spent quota
+        ├── NotAsked           it was not even asked: too many at once, or its breaker is open
         ├── Unmeasured         the judge answered, but its answer holds no usable verdict
         └── StaleProfile       the judge answered, but the profile was fitted to something else
 
@@ -26,6 +27,8 @@ UnmeasuredKind = Literal[
     "content_filter",
     "context_too_long",
     "malformed",
+    "overloaded",
+    "circuit_open",
 ]
 """Why a query could not be measured; a policy may name a route for each."""
 
@@ -139,6 +142,29 @@ class JudgeRejected(JudgeError):
     """The judge will not serve this request however often it is sent."""
 
     default_kind = "rejected"
+
+
+class NotAsked(JudgeError):
+    """The judge was not asked, so that load or a dead endpoint is not made worse.
+
+    Not retried: whoever is turned away is told at once.
+
+    Attributes:
+        retry_after: seconds until it may be worth asking again, or ``None``.
+    """
+
+    default_kind = "overloaded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        kind: UnmeasuredKind | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, kind=kind)
+        self.retry_after = retry_after
 
 
 class Unmeasured(JudgeError):

@@ -6,17 +6,20 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar, cast
 
 from guard._require import require_instance
 from guard.ask import aask, ask
+from guard.breaker import breaker_of
 from guard.cache import Cache, cache_key, keepable
-from guard.decision import Decision, Mode, Reason, Route
-from guard.errors import ConfigError, JudgeError, ProfileMismatch, StaleProfile, Tried
+from guard.decision import BreakerState, Decision, Mode, Reason, Route
+from guard.errors import ConfigError, JudgeError, NotAsked, ProfileMismatch, StaleProfile, Tried
 from guard.flow import arun, run
 from guard.judge import Judge, Profiled
+from guard.limit import Limit
 from guard.observer import Observer
 from guard.policy import Policy
 from guard.price import Price
@@ -25,6 +28,7 @@ from guard.query import Query
 from guard.retry import Retry
 from guard.routing import Routed, route_unmeasured, route_verdict
 from guard.verdict import Verdict
+from guard.watch import Watcher, watched
 from guard.worker import Workers, shared_workers
 
 P = ParamSpec("P")
@@ -33,13 +37,34 @@ T = TypeVar("T")
 logger = logging.getLogger("guard")
 
 
-class _Asked(NamedTuple):
-    """A query, the judges of a chain that gave no verdict in the rounds that failed, and the mode
-    that the caller set."""
+@dataclass(slots=True)
+class _Asked:
+    """A query on its trip.
+
+    Attributes:
+        query: what is asked.
+        mode: that the caller set.
+        left: the judges of a chain that gave no verdict in the rounds that failed.
+        attempts: how often the judge was asked.
+        breaker: the state of its breaker before the last time.
+    """
 
     query: Query
-    left: list[Tried]
     mode: Mode | None
+    left: list[Tried] = field(default_factory=list[Tried])
+    attempts: int = 0
+    breaker: BreakerState | None = None
+
+    def begin(self, judge: Judge) -> None:
+        """Notes an attempt."""
+        breaker = breaker_of(judge)
+        self.attempts += 1
+        self.breaker = None if breaker is None else breaker.state
+
+    def failed(self, error: JudgeError) -> None:
+        """Notes what became of it."""
+        self.attempts -= isinstance(error, NotAsked)
+        self.left.extend(error.tried)
 
 
 class _Measured(NamedTuple):
@@ -83,7 +108,10 @@ class Gate:
             it was fitted to, neither is applied, and ``policy.on_stale`` decides. Chains have a
             profile on each link instead.
         price: of the judge's tokens, for the record.
-        observers: are told of every decision, e.g. a `guard.audit.AuditLog`.
+        observers: are told of every decision, e.g. a `guard.audit.AuditLog`; those that are
+            watchers as well (`guard.watch.Watcher`), e.g. a `guard.trace.Trace`, see each query
+            from its beginning.
+        limit: how many queries may be judged at once, and how long others wait for their turn.
 
     Raises:
         ConfigError: an argument is not what it must be, e.g. ``judge`` is not a judge.
@@ -102,6 +130,7 @@ class Gate:
         profile: Profile | None = None,
         price: Price | None = None,
         observers: Iterable[Observer] = (),
+        limit: Limit | None = None,
     ) -> None:
         _require_judge(judge)
         self.judge = judge
@@ -115,6 +144,9 @@ class Gate:
         self.profile = profile
         self.price = price
         self.observers = _observers(observers)
+        self._watchers = tuple(one for one in self.observers if isinstance(one, Watcher))
+        self.limit = Limit() if limit is None else limit
+        require_instance("limit", self.limit, Limit)
         self._workers = workers
         self._mismatch = self._require_profile()
         if price is not None:
@@ -151,7 +183,10 @@ class Gate:
             )
 
     def unobserved(self) -> "Gate":
-        """The same gate, but nobody is told: for surveys, which are no queries of users."""
+        """The same gate, but nobody is told of its decisions; whoever watches queries still does.
+
+        For surveys, which are no queries of users, and for callers of `tell`.
+        """
         gate = copy.copy(self)
         gate.observers = ()
         return gate
@@ -182,7 +217,9 @@ class Gate:
                 and the policy says ``raise``.
         """
         query = Query.of(question, contexts, history=history, lang=lang)
-        decision, error = _outcome(partial(run, self._trip(query, mode), self._measure))
+        with watched(self._watchers, query, self.deployment) as watching:
+            decision, error = _outcome(partial(run, self._trip(query, mode), self._measure))
+            watching.decided(decision)
         self.tell(decision)
         if error is not None:
             raise error
@@ -199,7 +236,9 @@ class Gate:
     ) -> Decision:
         """As `check`. Cancelling it cancels the judge's request, and is never a decision."""
         query = Query.of(question, contexts, history=history, lang=lang)
-        decision, error = await _aoutcome(arun(self._trip(query, mode), self._ameasure))
+        with watched(self._watchers, query, self.deployment) as watching:
+            decision, error = await _aoutcome(arun(self._trip(query, mode), self._ameasure))
+            watching.decided(decision)
         await self.atell(decision)
         if error is not None:
             raise error
@@ -224,12 +263,11 @@ class Gate:
         return route_verdict(self.policy, self.profile_of(verdict), verdict, lang, self._mismatch)
 
     def _trip(self, query: Query, mode: Mode | None) -> _Trip:
-        started = time.perf_counter()
+        started, asked = time.perf_counter(), _Asked(query, mode)
         if query.is_empty:
             detail = "Nothing was retrieved; the judge was not asked."
             routed = route_unmeasured(self.policy, Reason.NO_CONTEXTS)
-            return self._decision(_Asked(query, [], mode), started, routed, detail)
-        asked = _Asked(query, [], mode)
+            return self._decision(asked, started, routed, detail)
         try:
             measured = yield asked
         except JudgeError as error:
@@ -265,9 +303,9 @@ class Gate:
     def _unmeasured(self, asked: _Asked, started: float, error: JudgeError) -> Decision:
         routed = route_unmeasured(self.policy, Reason(error.kind))
         parts = [error.message, error.hint]
-        if error.attempts > 1:
+        if asked.attempts > 1:
             # One attempt of a chain is a round through all its judges.
-            parts.insert(1, f"({error.attempts} {'rounds' if asked.left else 'attempts'})")
+            parts.insert(1, f"({asked.attempts} {'rounds' if asked.left else 'attempts'})")
         if error.kind == "timeout":
             parts.insert(1, f"The deadline is {self.policy.deadline:g} s.")
         detail = " ".join(part for part in parts if part)
@@ -311,8 +349,10 @@ class Gate:
             query=query,
             tried=tried if facts is None else facts.tried,
             profile=self.profile if facts is None else facts.profile,
-            cost=self._cost(reason, facts),
+            cost=self._cost(asked, facts),
             currency=None if self.price is None else self.price.currency,
+            attempts=asked.attempts,
+            breaker=asked.breaker,
         )
         logger.debug("query %s: %s, %s", decision.id, decision.route, decision.reason)
         if verdict is not None and verdict.tried:
@@ -320,10 +360,10 @@ class Gate:
             logger.warning("query %s fell back: %s", decision.id, _left(verdict.tried))
         return decision
 
-    def _cost(self, reason: Reason, facts: _Facts | None) -> float | None:
+    def _cost(self, asked: _Asked, facts: _Facts | None) -> float | None:
         if self.price is None:
             return None
-        if reason is Reason.NO_CONTEXTS or (facts is not None and facts.cached):
+        if not asked.attempts:
             return 0.0
         # The price is that of one judge; after a fallback another one measured as well.
         return None if facts is None or facts.tried else self.price.of(facts.verdict.usage)
@@ -344,13 +384,15 @@ class Gate:
         return _Measured(verdict, cached=False)
 
     def _verdict(self, asked: _Asked) -> Verdict:
-        return self.retry.call(partial(self._attempt, asked), self.policy.deadline)
+        with self.limit.held(self.policy.deadline) as seconds:
+            return self.retry.call(partial(self._attempt, asked), seconds)
 
     def _attempt(self, asked: _Asked, seconds: float) -> Verdict:
+        asked.begin(self.judge)
         try:
             return ask(self.judge, asked.query, seconds, self._workers)
         except JudgeError as error:
-            asked.left.extend(error.tried)
+            asked.failed(error)
             raise
 
     async def _ameasure(self, asked: _Asked) -> _Measured:
@@ -365,13 +407,15 @@ class Gate:
         return _Measured(verdict, cached=False)
 
     async def _averdict(self, asked: _Asked) -> Verdict:
-        return await self.retry.acall(partial(self._aattempt, asked), self.policy.deadline)
+        async with self.limit.aheld(self.policy.deadline) as seconds:
+            return await self.retry.acall(partial(self._aattempt, asked), seconds)
 
     async def _aattempt(self, asked: _Asked, seconds: float) -> Verdict:
+        asked.begin(self.judge)
         try:
             return await aask(self.judge, asked.query, seconds)
         except JudgeError as error:
-            asked.left.extend(error.tried)
+            asked.failed(error)
             raise
 
 

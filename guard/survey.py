@@ -28,12 +28,14 @@ from typing import Any, NamedTuple
 
 from guard._json import as_map, as_text
 from guard._require import require_number
+from guard.breaker import breakers_ignored
 from guard.cache import cache_key
 from guard.dataset import Dataset, Row
 from guard.decision import Decision, Reason
 from guard.errors import UNMEASURED_KINDS, ConfigError, JudgeError, UnmeasuredKind
 from guard.gate import Gate
 from guard.judgement import Judgement
+from guard.limit import Limit
 
 if sys.platform != "win32":
     import fcntl
@@ -41,7 +43,14 @@ if sys.platform != "win32":
 FORMAT = "rag-guard judgements 1"
 """What the first line of a file says that it is; another number is another format."""
 
-PASSING: tuple[UnmeasuredKind, ...] = ("timeout", "unavailable", "rate_limited", "rejected")
+PASSING: tuple[UnmeasuredKind, ...] = (
+    "timeout",
+    "unavailable",
+    "rate_limited",
+    "rejected",
+    "overloaded",
+    "circuit_open",
+)
 """Why a row failed, where that says more of the endpoint, the key or the hour than of the row: such
 rows are asked again by the next survey."""
 
@@ -97,6 +106,7 @@ def survey(
     require_number("workers", workers, 1, MAX_WORKERS, whole=True)
     # Rows are no queries of users: no audit is to hold them.
     gate = gate.unobserved()
+    gate.limit = Limit(workers)  # Its own: no row is turned away.
     kept = _Kept() if path is None else _opened(Path(path), gate.judge.fingerprint, dataset)
     try:
         again = UNMEASURED_KINDS if retry_unmeasured else PASSING
@@ -263,7 +273,11 @@ class _Hand:
 def _decide(gate: Gate, row: Row) -> Decision:
     query = row.query
     try:
-        return gate.check(query.question, query.contexts, history=query.history, lang=query.lang)
+        # Each row is to be asked, and no breaker is to open: `_Hope` gives up in time.
+        with breakers_ignored():
+            return gate.check(
+                query.question, query.contexts, history=query.history, lang=query.lang
+            )
     except JudgeError as error:
         # The policy is to raise; the record of the failure is there all the same.
         if isinstance(error.decision, Decision):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
-from guard.errors import JudgeUnavailable, out_of_time
+from guard.errors import JudgeError, JudgeUnavailable, NotAsked, out_of_time
 
 T = TypeVar("T")
 
@@ -65,7 +65,8 @@ class Workers:
         """``function()`` on a worker, for at most ``timeout`` seconds.
 
         Raises:
-            JudgeUnavailable: no result in time (kind ``timeout``), or no free slot in time.
+            JudgeUnavailable: kind ``timeout``: no result in time.
+            NotAsked: kind ``overloaded``: no free slot in time.
         """
         end = time.monotonic() + timeout
         job = self._start_by(end, function, timeout)
@@ -76,23 +77,23 @@ class Workers:
 
     def call_each(
         self, functions: Iterable[Callable[[], T]], timeout: float
-    ) -> list[T | JudgeUnavailable]:
+    ) -> list[T | JudgeError]:
         """What each function returns, all called at once; or the error that `call` would raise.
 
         Whatever else one of them raises is a bug in it, and is raised.
         """
         end = time.monotonic() + timeout
-        jobs = list[_Job[T] | JudgeUnavailable]()
+        jobs = list[_Job[T] | JudgeError]()
         try:
             for function in functions:
                 jobs.append(_caught(partial(self._start_by, end, function, timeout)))
             return [
-                job if isinstance(job, JudgeUnavailable) else _caught(partial(job.result, end))
+                job if isinstance(job, JudgeError) else _caught(partial(job.result, end))
                 for job in jobs
             ]
         finally:
             for job in jobs:
-                if not isinstance(job, JudgeUnavailable):
+                if not isinstance(job, JudgeError):
                     self._leave(job)
 
     async def acall(self, function: Callable[[], T], timeout: float) -> T:
@@ -161,21 +162,20 @@ class Workers:
                 job.left_behind = True
                 self._abandoned += 1
 
-    def _no_slot(self, timeout: float) -> JudgeUnavailable:
+    def _no_slot(self, timeout: float) -> NotAsked:
         what, left = f"All {self.limit} workers are busy", self.abandoned
         if left:
             what = f"{what}, {left} of them with abandoned calls"
             hint = "The judge hangs. With an AsyncOpenAI client, acheck() can cancel its calls."
         else:
             hint = "Make fewer calls at once, or use an AsyncOpenAI client: its calls need none."
-        # Whoever waited in vain for a slot need not queue again.
-        return JudgeUnavailable(f"{what}.", hint=hint, retry_after=timeout)
+        return NotAsked(f"{what}.", hint=hint, retry_after=timeout)
 
 
-def _caught(call: Callable[[], T]) -> T | JudgeUnavailable:
+def _caught(call: Callable[[], T]) -> T | JudgeError:
     try:
         return call()
-    except JudgeUnavailable as error:
+    except (JudgeUnavailable, NotAsked) as error:
         return error
 
 

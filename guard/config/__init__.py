@@ -30,6 +30,8 @@ from guard.config.judge import judge_of
 from guard.config.layers import Layer, Settled, settle
 from guard.errors import ConfigError
 from guard.gate import Gate
+from guard.limit import Limit
+from guard.observer import Observer
 from guard.policy import Policy
 from guard.retry import Retry
 
@@ -71,8 +73,8 @@ def load_gate(
             or ``fallback``, which name tables of the file. Errors call them by their option, e.g.
             ``--answer-at``.
         profiles: ``False`` leaves them aside, unread, as for a tool that makes a new one.
-        audit: ``False`` keeps no decision, as for a tool whose rows are no queries of users.
-
+        audit: ``False`` keeps and traces no decision, as for a tool whose rows are no queries of
+            users.
         asks: ``False`` needs no key: for routing what is already judged. Such a gate's judge must
             not be asked.
 
@@ -96,7 +98,8 @@ def load_gate(
         deployment=settled.name,
         profile=profile,
         price=settled.deployment.price_of_tokens(),
-        observers=audit_of(settled) if audit else (),
+        observers=(*audit_of(settled), *_trace_of(settled)) if audit else (),
+        limit=Limit(settled.deployment.max_in_flight, settled.deployment.max_wait),
     )
 
 
@@ -113,6 +116,15 @@ def resolve(
     environ = os.environ if environ is None else environ
     settled = _chain(path, deployment, environ, options)[0]
     return settled.name, settled.deployment
+
+
+def _trace_of(settled: Settled) -> tuple[Observer, ...]:
+    keys = settled.deployment
+    if not keys.trace:
+        return ()
+    from guard.trace import Trace
+
+    return (Trace(texts=keys.trace_texts),)
 
 
 def _policy(settled: Settled) -> Policy:

@@ -7,12 +7,14 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from guard.breaker import FAILURES, LONGEST, MAX_FAILURES, SECONDS
 from guard.config.messages import messages_of
 from guard.config.toml import dotted, written
 from guard.decision import Mode
 from guard.errors import ConfigError, UnmeasuredKind
 from guard.judges import DEFAULT_SAMPLES, KNOWN, NO_USER
 from guard.labels import TRUE_FALSE, Labels
+from guard.limit import IN_FLIGHT, MAX_IN_FLIGHT, MAX_WAIT, WAIT
 from guard.policy import (
     DEFAULT_ROUTE,
     DEFAULT_THRESHOLDS,
@@ -202,6 +204,32 @@ class Table(_Part):
         description='"answer", "clarify", "refuse" or "raise", '
         'or one for each kind: { timeout = "clarify", default = "refuse" }',
     )
+    max_in_flight: int = Field(
+        default=IN_FLIGHT,
+        ge=1,
+        le=MAX_IN_FLIGHT,
+        description=f"a whole number from 1 to {MAX_IN_FLIGHT}, e.g. {IN_FLIGHT}",
+    )
+    max_wait: float = Field(
+        default=WAIT,
+        ge=0,
+        le=MAX_WAIT,
+        description=f"seconds: a number from 0 to {MAX_WAIT:g}, e.g. {WAIT}",
+    )
+    breaker_failures: int = Field(
+        default=FAILURES,
+        ge=0,
+        le=MAX_FAILURES,
+        description=f"a whole number from 1 to {MAX_FAILURES}, e.g. {FAILURES}; 0 = no breaker",
+    )
+    breaker_seconds: float = Field(
+        default=SECONDS,
+        ge=0,
+        le=LONGEST,
+        description=f"seconds: a number from 0 to {LONGEST:g}, e.g. {SECONDS}",
+    )
+    trace: bool = Field(default=False, description="true or false")
+    trace_texts: bool = Field(default=False, description="true or false")
     mode: Mode = Field(default="enforce", description='"enforce" or "shadow"')
     canary: float | None = Field(
         default=None,
@@ -318,12 +346,16 @@ _PARTS: tuple[tuple[tuple[str, ...], Callable[[Deployment], object]], ...] = (
 )
 
 
+_HTTP = ("openai", "azure", "decisions", "systemone", "samples")
+
 SUITED: Mapping[str, tuple[str, ...]] = {
     "model_family": ("openai", "azure", "samples"),
     "api_version": ("azure",),
     "samples": ("samples",),
     "ask_underspecified": ("decisions", "systemone"),
     "both_orders": ("openai", "azure"),
+    "breaker_failures": _HTTP,
+    "breaker_seconds": _HTTP,
     "min_mass": ("openai", "azure", "samples", "gguf", "embedded"),
 }
 """Keys that only some kinds of judges can use, and which; all others are for every judge."""

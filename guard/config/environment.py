@@ -9,6 +9,8 @@ from guard.errors import ConfigError
 FILE = "RAG_GUARD_CONFIG"
 CHOOSER = "RAG_GUARD_DEPLOYMENT"
 
+_FLAGS: Mapping[str, bool] = {"true": True, "false": False}
+
 _PARSERS: Mapping[str, Callable[[str], object]] = {
     "judge": str,
     "base_url": str,
@@ -21,6 +23,9 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "refuse_below": float,
     "deadline": float,
     "attempts": int,
+    "max_in_flight": int,
+    "max_wait": float,
+    "trace": lambda text: _FLAGS.get(text.lower(), text),
 }
 VARIABLES = (FILE, CHOOSER, *(f"RAG_GUARD_{key.upper()}" for key in _PARSERS))
 """Every variable that rag-guard reads; any other RAG_GUARD_* is an error."""

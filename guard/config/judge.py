@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from guard import judges
+from guard.breaker import Breakable
 from guard.config.deployment import MAX_SAMPLES, THRESHOLDS
 from guard.config.layers import Settled
 from guard.config.profile import profile_of, require_for
@@ -72,7 +73,7 @@ def _judge(settled: Settled, environ: Mapping[str, str] | None) -> Judge:
     if not local:
         api_key = NO_KEY if environ is None else _api_key(settled, environ)
     try:
-        return judges.from_name(
+        judge = judges.from_name(
             name,
             base_url=keys.base_url,
             api_key=api_key,
@@ -90,6 +91,9 @@ def _judge(settled: Settled, environ: Mapping[str, str] | None) -> Judge:
             usual = _usual_key(name, keys.base_url)
         hint = " ".join(part for part in (error.hint, usual) if part) or None
         raise type(error)(f"{place}: {error.message}", hint=hint) from error.__cause__
+    if isinstance(judge, Breakable):
+        judge.use_breaker(failures=keys.breaker_failures, seconds=keys.breaker_seconds)
+    return judge
 
 
 def _usual_key(judge: str, base_url: str | None) -> str | None:

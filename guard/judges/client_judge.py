@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator
 from functools import partial
 
+from guard.breaker import FAILURES, SECONDS, Breaker
 from guard.errors import ConfigError
 from guard.flow import arun, run
 from guard.judges.connection import Connection, Post
@@ -34,6 +35,10 @@ class ClientJudge:
         signal: the first part of the fingerprint.
         parts: everything else that verdicts depend on; JSON-ready.
 
+    Attributes:
+        breaker: leaves an endpoint alone that keeps failing; shared by all judges of this process
+            with the same address, model and key. ``None`` = none.
+
     Raises:
         ConfigError: a blank ``model``.
     """
@@ -43,7 +48,19 @@ class ClientJudge:
         self.model: str | None = model
         self.name = model
         self.connection = connection
+        self.breaker: Breaker | None = None
+        self.use_breaker()
         self.fingerprint = fingerprint_of(signal, model, parts)
+
+    def use_breaker(self, *, failures: int = FAILURES, seconds: float = SECONDS) -> None:
+        """Puts a breaker with these numbers in place of its own; see `guard.breaker.Breaker`.
+
+        Args:
+            failures: so many in a row open it; 0 = no breaker.
+            seconds: for how long at first.
+        """
+        find = self.connection.breaker_for
+        self.breaker = find(self.name, failures, seconds) if failures else None
 
     def render(self, query: Query) -> Rendered:
         """The words for one query."""

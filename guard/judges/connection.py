@@ -15,7 +15,9 @@ from typing import NamedTuple
 import openai
 from openai import AsyncOpenAI, OpenAI
 
+from guard.breaker import Breaker, breaker_for, name_of
 from guard.errors import ConfigError, JudgeError, JudgeRejected, out_of_time
+from guard.judges.endpoint import account_of
 from guard.judges.failures import not_json, unsendable
 from guard.loop import shared_loop
 from guard.worker import fan_out_workers
@@ -61,6 +63,11 @@ class Connection(ABC):
     @abstractmethod
     def base_url(self) -> str:
         """The address of the endpoint; empty where it is not known."""
+
+    def breaker_for(self, model: str, failures: int, seconds: float) -> Breaker:
+        """The breaker of the endpoint; one of this connection's own unless its kind can tell who
+        else asks there."""
+        return Breaker(name_of(self.base_url, model), failures=failures, seconds=seconds)
 
     @abstractmethod
     def post(self, post: Post, end: float) -> list[object]:
@@ -134,6 +141,11 @@ class ClientConnection(Connection):
     def base_url(self) -> str:
         """The address of the endpoint."""
         return str(self.given.base_url)
+
+    def breaker_for(self, model: str, failures: int, seconds: float) -> Breaker:
+        """The breaker that all of this process share who ask there with the same key."""
+        account = account_of(self.given, {})
+        return breaker_for(self.base_url, model, account, failures, seconds)
 
     def post(self, post: Post, end: float) -> list[object]:
         """As `Connection.post`."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypedDict
 
-from guard.ask import aask, ask
+from guard.ask import aask, ask, asking
+from guard.breaker import Breakable, one_probe
 from guard.errors import (
     ConfigError,
     JudgeError,
@@ -171,8 +172,15 @@ class Mean:
 
     async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
         """As `judge`; cancelling it cancels all of them."""
-        calls = [one.ajudge(query, timeout=timeout) for one in self.judges]
-        return self.of(await _together(calls))
+        calls = [aask(one, query, timeout) for one in self.judges]
+        with one_probe():
+            return self.of(await _together(calls))
+
+    def use_breaker(self, *, failures: int, seconds: float) -> None:
+        """Does so for each of its judges that has one."""
+        for one in self.judges:
+            if isinstance(one, Breakable):
+                one.use_breaker(failures=failures, seconds=seconds)
 
     def close(self) -> None:
         """Closes every judge."""
@@ -186,10 +194,11 @@ class Mean:
     async def _from_thread(self, query: Query, timeout: float) -> list[Verdict]:
         def call(one: Judge) -> Coroutine[Any, Any, Verdict]:
             if one.cancellable:
-                return one.ajudge(query, timeout=timeout)
-            return shared_workers.acall(partial(one.judge, query, timeout=timeout), timeout)
+                return aask(one, query, timeout)
+            return _ask_on_a_worker(one, query, timeout)
 
-        return await _together([call(one) for one in self.judges])
+        with one_probe():
+            return await _together([call(one) for one in self.judges])
 
     def of(self, verdicts: Sequence[Verdict]) -> Verdict:
         """The mean of one verdict from each judge."""
@@ -213,6 +222,11 @@ class Mean:
         )
 
 
+async def _ask_on_a_worker(judge: Judge, query: Query, timeout: float) -> Verdict:
+    with asking(judge):
+        return await shared_workers.acall(partial(judge.judge, query, timeout=timeout), timeout)
+
+
 def _unrounded(verdict: Verdict) -> float:
     """P(True); where an endpoint has rounded it to certainty, the middle of where it may lie."""
     return (verdict.low + verdict.high) / 2 if verdict.p_true in (0, 1) else verdict.p_true
@@ -224,6 +238,7 @@ def _mean(probabilities: Iterable[float]) -> float:
 
 async def _together(calls: Sequence[Coroutine[Any, Any, Verdict]]) -> list[Verdict]:
     """All results; the first failure is raised, and ends the others."""
+    # Tasks take over the context in which they are made.
     tasks = [asyncio.ensure_future(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)

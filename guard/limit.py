@@ -1,0 +1,138 @@
+"""A limit on judgements in flight: beyond it queries wait a little, and are then turned away.
+
+Without one, a judge that has become slow collects queries until memory or sockets run out, and each
+of them waits for its whole deadline.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
+
+from guard._fork import renew_in_child
+from guard._require import require_number
+from guard.errors import NotAsked
+
+MAX_IN_FLIGHT = 100_000
+MAX_WAIT = 3600.0  # Seconds.
+
+IN_FLIGHT, WAIT = 256, 1.0
+"""Unless set otherwise; the wait in seconds."""
+
+
+class Limit:
+    """At most so many judgements at once; one limit serves threads and event loops alike.
+
+    Whoever finds it reached waits in the order of arrival, and is turned away with the reason
+    ``overloaded`` when the wait is over. As many may wait as may be in flight; all others are
+    turned away at once.
+
+    Args:
+        in_flight: judgements at once, from the first request to the last retry. Verdicts from a
+            cache are none.
+        wait: seconds that a query waits for its turn; part of its deadline. 0 = not at all.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+
+    def __init__(self, in_flight: int = IN_FLIGHT, wait: float = WAIT) -> None:
+        require_number("in_flight", in_flight, 1, MAX_IN_FLIGHT, whole=True)
+        require_number("wait", wait, 0, MAX_WAIT)
+        self.max_in_flight = in_flight
+        self.wait = wait
+        self.begin_anew()
+        renew_in_child(self)
+
+    def begin_anew(self) -> None:
+        """Forgets who is in flight: in a forked child, where it is called by itself, nobody is."""
+        self._lock = threading.Lock()
+        self._in_flight = 0
+        self._waiting = deque[Future[None]]()
+
+    @property
+    def in_flight(self) -> int:
+        """Judgements at this moment."""
+        return self._in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Queries that wait for their turn at this moment."""
+        return len(self._waiting)
+
+    @contextmanager
+    def held(self, budget: float) -> Generator[float]:
+        """A place, for as long as the block runs; gives the seconds left of ``budget``.
+
+        Raises:
+            NotAsked: kind ``overloaded``.
+        """
+        end = time.monotonic() + budget
+        turn = self._join()
+        try:
+            self._wait_for(turn, min(self.wait, budget))
+            yield max(0.0, end - time.monotonic())
+        finally:
+            self._leave(turn)
+
+    @asynccontextmanager
+    async def aheld(self, budget: float) -> AsyncGenerator[float]:
+        """As `held`, without blocking the event loop."""
+        end = time.monotonic() + budget
+        turn = self._join()
+        try:
+            if not turn.done():
+                await self._await_for(turn, min(self.wait, budget))
+            yield max(0.0, end - time.monotonic())
+        finally:
+            self._leave(turn)
+
+    def _wait_for(self, turn: "Future[None]", seconds: float) -> None:
+        try:
+            turn.result(seconds)
+        except TimeoutError:
+            raise self._turned_away(f"none of them ended within {seconds:g} s") from None
+
+    async def _await_for(self, turn: "Future[None]", seconds: float) -> None:
+        scope = asyncio.timeout(seconds)
+        try:
+            async with scope:
+                # Shielded: a turn that was cancelled could not be given any more.
+                await asyncio.shield(asyncio.wrap_future(turn))
+        except TimeoutError:
+            raise self._turned_away(f"none of them ended within {seconds:g} s") from None
+
+    def _join(self) -> "Future[None]":
+        """A turn: done once there is a place."""
+        turn = Future[None]()
+        with self._lock:
+            if self._in_flight < self.max_in_flight:
+                self._in_flight += 1
+                turn.set_result(None)
+            elif not self.wait or len(self._waiting) >= self.max_in_flight:
+                raise self._turned_away(f"{len(self._waiting)} others waited for their end")
+            else:
+                self._waiting.append(turn)
+        return turn
+
+    def _leave(self, turn: "Future[None]") -> None:
+        """Gives the place to whoever has waited longest; or no longer waits for one."""
+        with self._lock:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+                return
+            following = self._waiting.popleft() if self._waiting else None
+            if following is None:
+                self._in_flight -= 1
+        if following is not None:
+            following.set_result(None)
+
+    def _turned_away(self, why: str) -> NotAsked:
+        return NotAsked(
+            f"The judge was not asked: {self.max_in_flight} judgements were in flight, and {why}.",
+            hint="The judge is too slow for this load: see why, or raise max_in_flight.",
+            retry_after=self.wait,
+        )
