@@ -53,6 +53,9 @@ class Record:
         question_hash, contexts_hash: SHA-256, in hexadecimal.
         elapsed_seconds: of the whole trip.
         cached: whether the verdict came from a cache.
+        attempts: how often the judge was asked; ``None`` = an older version wrote it, which did not
+            say.
+        breaker: the state of its breaker before the last time, or ``None``.
     """
 
     id: str
@@ -77,6 +80,8 @@ class Record:
     contexts_hash: str
     elapsed_seconds: float
     cached: bool
+    attempts: int | None = None
+    breaker: str | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "Record":
@@ -86,6 +91,7 @@ class Record:
             ConfigError: a key is missing or of the wrong type, numbers contradict each other or
                 are not finite, or the time is none in UTC's years 1 to 9999.
         """
+        values = {**_SINCE_THEN, **values}
         for name, kinds in _KINDS.items():
             # Not isinstance: True is no number.
             if type(values.get(name, ...)) not in kinds:
@@ -109,7 +115,11 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("mass", "coverage", "p_underspecified"), _NUMBER + _NONE),
     "usage": (dict, *_NONE),
     "tried": (list,),
+    "attempts": (int, *_NONE),
+    "breaker": _TEXT + _NONE,
 }
+_SINCE_THEN: Mapping[str, object] = {"attempts": None, "breaker": None}
+"""Keys that the first records did not have."""
 _AS_THEY_ARE = tuple(each.name for each in fields(Record) if each.name not in ("time", "verdict"))
 _KNOWN: Mapping[str, frozenset[str | None]] = {
     "route": frozenset([*(each.value for each in Route), None]),

@@ -99,7 +99,7 @@ DECISIONS: dict[str, Callable[[], Decision]] = {
 }
 _SAME = (
     *("id", "time", "enforced", "mode", "deployment", "probability", "low", "high", "calibrated"),
-    *("verdict", "fingerprint", "elapsed_seconds", "cached"),
+    *("verdict", "fingerprint", "elapsed_seconds", "cached", "attempts", "breaker"),
 )
 
 
@@ -130,7 +130,19 @@ def test_keys_of_newer_versions_are_left_out() -> None:
 
 def _needed() -> list[str]:
     """All keys but those that a record need not keep for replay."""
-    return sorted(fields().keys() - {"detail", "model", "cost", "currency", "message"})
+    younger = {"attempts", "breaker"}
+    return sorted(fields().keys() - {"detail", "model", "cost", "currency", "message"} - younger)
+
+
+def test_records_from_before_attempts_were_counted() -> None:
+    """They are read; what they do not say is not made up. What they say must be of its type."""
+    values = fields()
+    older = {name: value for name, value in values.items() if name not in ("attempts", "breaker")}
+    record = Record.from_dict(older)
+    assert (record.attempts, record.breaker) == (None, None)
+    for key, odd in (("attempts", "3"), ("breaker", 1)):
+        with pytest.raises(ConfigError, match=f"`{key}` of the record is of the wrong type"):
+            Record.from_dict({**values, key: odd})
 
 
 @pytest.mark.parametrize("key", _needed())

@@ -446,7 +446,7 @@ def test_abandoned_calls_are_counted_until_they_end(wire: Wire) -> None:
 
 
 def test_the_worker_limit_holds_and_frees_its_slots(wire: Wire) -> None:
-    """When all workers hang, the next query is unavailable; afterwards the slots are free again."""
+    """When all workers hang, the next query is turned away; afterwards the slots are free again."""
     answers = iter([SLOW_DRIP, SLOW_DRIP])
     server, workers = wire(lambda _request: next(answers, OK)), Workers(limit=2)
     with OpenAI(base_url=server.url, api_key=KEY) as client:
@@ -460,7 +460,7 @@ def test_the_worker_limit_holds_and_frees_its_slots(wire: Wire) -> None:
             assert [*pool.map(reason, range(2))] == [Reason.TIMEOUT] * 2
         assert workers.abandoned == 2
         full, seconds = checked(gate)
-        assert full.reason is Reason.UNAVAILABLE
+        assert full.reason is Reason.OVERLOADED
         assert full.detail.startswith("All 2 workers are busy, 2 of them with abandoned calls.")
         assert seconds < 1.2 and len(server.requests) == 2
         _wait_until(lambda: workers.abandoned == 0)
@@ -488,7 +488,7 @@ def test_the_worker_limit_holds_for_acheck(wire: Wire, monkeypatch: pytest.Monke
             return [first.reason, second.reason, third.reason]
 
         reasons = asyncio.run(three())
-    assert reasons == [Reason.TIMEOUT, Reason.UNAVAILABLE, Reason.SUFFICIENT]
+    assert reasons == [Reason.TIMEOUT, Reason.OVERLOADED, Reason.SUFFICIENT]
     assert workers.abandoned == 0
 
 

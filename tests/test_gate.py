@@ -52,7 +52,7 @@ KEYS = (
     "id time route enforced reason detail probability low high p_true raw_low raw_high mass "
     "emitted signal model served_model system_fingerprint fingerprint calibrated profile "
     "answer_at refuse_below deployment mode "
-    "coverage cached elapsed_seconds usage cost currency p_underspecified tried message lang "
+    "coverage cached attempts breaker elapsed_seconds usage cost currency p_underspecified tried message lang "
     "question_hash contexts_hash"
 )
 
@@ -833,7 +833,9 @@ def test_public_names() -> None:
         "JudgeRejected",
         "JudgeUnavailable",
         "Labels",
+        "Limit",
         "Messages",
+        "NotAsked",
         "Policy",
         "Price",
         "Profile",

@@ -20,6 +20,7 @@ from guard import (
     Gate,
     JudgeError,
     JudgeUnavailable,
+    NotAsked,
     Policy,
     Prompt,
     Query,
@@ -714,7 +715,7 @@ def test_workers_that_are_all_at_work_are_not_called_hanging() -> None:
     *_, busy = workers.call_each([*waiting, *waiting], 0.05)
     done.set()
     for error, hangs in ((hanging, True), (busy, False)):
-        assert isinstance(error, JudgeUnavailable)
+        assert isinstance(error, NotAsked) and error.kind == "overloaded"
         assert ("2 of them with abandoned" in error.message, "hangs" in str(error)) == (hangs,) * 2
 
 

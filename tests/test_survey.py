@@ -398,7 +398,7 @@ def test_what_failed_by_the_endpoint_is_asked_again(
     gate = gate_of(0.9)
     started = list[Row]()
     judgements = survey(gate, dataset(), path=path, retry_unmeasured=retry, starting=started.extend)
-    passing = ("timeout", "unavailable", "rate_limited", "rejected")
+    passing = ("timeout", "unavailable", "rate_limited", "rejected", "overloaded", "circuit_open")
     again = [1, 3] if retry or kind in passing else []
     assert asked(gate) == again
     assert [row.id for row in started] == [f"r{number}" for number in again]

@@ -69,7 +69,7 @@ def _lines(record: "Record", outcome: "Outcome | None", texts: "Texts | None") -
         "judge": f"{record.fingerprint}{', from the cache' if record.cached else ''}",
         "profile": record.profile or "none",
         "deployment": record.deployment or "none",
-        "took": f"{record.elapsed_seconds:.3f} s",
+        "took": f"{record.elapsed_seconds:.3f} s{_attempts(record)}",
         "said later": _said(outcome),
         "question": one_line(texts[0]) if texts else f"SHA-256 {record.question_hash}",
     }
@@ -90,6 +90,13 @@ def _probability(record: "Record") -> str:
         return "not measured"
     how = "calibrated" if record.calibrated else "not calibrated"
     return f"{record.probability:.4f} in [{record.low:.4f}, {record.high:.4f}], {how}"
+
+
+def _attempts(record: "Record") -> str:
+    if record.attempts is None:
+        return ""
+    breaker = f", breaker {record.breaker.replace('_', '-')}" if record.breaker else ""
+    return f", judge asked {record.attempts} {'time' if record.attempts == 1 else 'times'}{breaker}"
 
 
 def _said(outcome: "Outcome | None") -> str:
