@@ -32,16 +32,18 @@ from guard import (
     judges,
 )
 from guard.audit_file import Audit
+from guard.breaker import breaker_of
 from guard.calibration import Temperature
 from guard.config import VARIABLES, Deployment, load_gate, resolve
 from guard.errors import UNMEASURED_KINDS
 from guard.judge import Judge
-from guard.judges import Chain, Link
+from guard.judges import Chain, Link, Mean
 from guard.policy import Policy
 from guard.price import Price
 from guard.profile import Profile
 from guard.retry import Retry
 from guard.testing import Scripted, ScriptedJudge
+from guard.trace import Trace
 
 CANARY = "sk-canary-0123456789"
 KEY = f"KEY_{CANARY.replace('-', '_')}"
@@ -117,6 +119,70 @@ def test_every_key_arrives(file: Path) -> None:
     assert gate.deployment == "default"
     assert gate.price == Price(input=0.15, output=1, cached=0.075, currency="EUR")
     assert gate.check("Why?", ["Because."]).probability == 0.6
+
+
+def test_a_limit_and_a_trace_are_the_gates(file: Path) -> None:
+    """Tools that ask for no audit get no trace either."""
+    file.write_text(
+        '[deployment.default]\njudge = "scripted:0.6"\nmax_in_flight = 7\nmax_wait = 0.25\n'
+        "trace = true\ntrace_texts = true\n"
+    )
+    gate = load_gate(file, environ={})
+    assert (gate.limit.max_in_flight, gate.limit.wait) == (7, 0.25)
+    [trace] = gate.observers
+    assert isinstance(trace, Trace) and trace.texts
+    assert load_gate(file, environ={}, audit=False).observers == ()
+    assert load_gate(None, environ={"RAG_GUARD_JUDGE": "scripted:0.6"}).observers == ()
+
+
+@pytest.mark.parametrize("name", ["openai:m", "decisions:m", "samples:m"])
+@pytest.mark.parametrize(("failures", "seconds"), [(4, 1.5), (0, 2.0)])
+def test_a_breaker_has_the_numbers_of_the_file(
+    file: Path, name: str, failures: int, seconds: float
+) -> None:
+    """0 failures: there is none."""
+    file.write_text(
+        f'[deployment.default]\njudge = "{name}"\nbase_url = "http://127.0.0.1:1/v1"\n'
+        f"breaker_failures = {failures}\nbreaker_seconds = {seconds}\nanswer_at = 0.5\n"
+    )
+    gate = load_gate(file, environ={})
+    breaker = breaker_of(gate.judge)
+    if failures:
+        assert breaker is not None
+        assert (breaker.failures, breaker.seconds) == (failures, seconds)
+    else:
+        assert breaker is None
+    judges.close(gate.judge)
+
+
+def test_judges_of_one_endpoint_share_its_breaker(file: Path) -> None:
+    """Also the two of `both_orders`; not with another key, model or number."""
+    table = (
+        '[deployment.{}]\njudge = "openai:{}"\nbase_url = "http://127.0.0.1:1/v1"\n'
+        'api_key_env = "{}"\n{}\n'
+    )
+    rows = [
+        ("a", "m", "ONE", ""),
+        ("b", "m", "ONE", "both_orders = true"),
+        ("c", "m", "TWO", ""),
+        ("d", "n", "ONE", ""),
+        ("e", "m", "ONE", "breaker_failures = 3"),
+    ]
+    file.write_text("".join(table.format(*row) for row in rows))
+    environ = {"ONE": "k1", "TWO": "k2"}
+    made = [load_gate(file, deployment=row[0], environ=environ).judge for row in rows]
+    first, both, *others = made
+    assert isinstance(both, Mean)
+    assert [breaker_of(one) for one in both.judges] == [breaker_of(first)] * 2
+    found = [breaker_of(one) for one in (first, *others)]
+    assert len({id(one) for one in found}) == len(found) and None not in found
+    for judge in made:
+        judges.close(judge)
+
+
+def test_a_breaker_is_for_judges_that_go_through_http(file: Path) -> None:
+    error = error_of(file, '[deployment.default]\njudge = "gguf:x.gguf"\nbreaker_failures = 3\n')
+    assert "breaker_failures" in error.message
 
 
 def test_an_audit_keeps_decisions_unless_it_is_left_out(file: Path, tmp_path: Path) -> None:

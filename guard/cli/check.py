@@ -12,6 +12,7 @@ import typer
 
 from guard import judges
 from guard._json import as_list, as_map, as_text
+from guard.breaker import breakers_ignored
 from guard.cli.options import (
     AnswerAt,
     ApiKeyEnv,
@@ -154,7 +155,11 @@ def check(
 def decide(gate: Gate, query: Query) -> Decision:
     """One query's decision; undecided (route ``None``) where the policy is to raise."""
     try:
-        return gate.check(query.question, query.contexts, history=query.history, lang=query.lang)
+        # Of many, one after the other, each is to be asked.
+        with breakers_ignored():
+            return gate.check(
+                query.question, query.contexts, history=query.history, lang=query.lang
+            )
     except JudgeError as error:
         if isinstance(error.decision, Decision):
             return error.decision
