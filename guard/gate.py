@@ -6,20 +6,19 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar, cast
 
 from guard._require import require_instance
-from guard.ask import aask, ask
-from guard.breaker import breaker_of
 from guard.cache import Cache, cache_key, keepable
-from guard.decision import BreakerState, Decision, Mode, Reason, Route
-from guard.errors import ConfigError, JudgeError, NotAsked, ProfileMismatch, StaleProfile, Tried
+from guard.decision import Decision, Mode, Reason, Route
+from guard.errors import ConfigError, JudgeError, ProfileMismatch, StaleProfile, Tried
 from guard.flow import arun, run
 from guard.judge import Judge, Profiled
 from guard.limit import Limit
+from guard.measurement import Measurement, Notes
 from guard.observer import Observer
 from guard.policy import Policy
 from guard.price import Price
@@ -27,8 +26,10 @@ from guard.profile import Probability, Profile
 from guard.query import Query
 from guard.retry import Retry
 from guard.routing import Routed, route_unmeasured, route_verdict
-from guard.verdict import Verdict
+from guard.suspicion import suspects
+from guard.verdict import Usage, Verdict
 from guard.watch import Watcher, watched
+from guard.windows import Windows
 from guard.worker import Workers, shared_workers
 
 P = ParamSpec("P")
@@ -44,27 +45,23 @@ class _Asked:
     Attributes:
         query: what is asked.
         mode: that the caller set.
-        left: the judges of a chain that gave no verdict in the rounds that failed.
-        attempts: how often the judge was asked.
-        breaker: the state of its breaker before the last time.
+        end: of its deadline, on the monotonic clock.
+        notes: what happened so far.
     """
 
     query: Query
     mode: Mode | None
-    left: list[Tried] = field(default_factory=list[Tried])
-    attempts: int = 0
-    breaker: BreakerState | None = None
+    end: float
+    notes: Notes = field(default_factory=Notes)
 
-    def begin(self, judge: Judge) -> None:
-        """Notes an attempt."""
-        breaker = breaker_of(judge)
-        self.attempts += 1
-        self.breaker = None if breaker is None else breaker.state
+    @property
+    def seconds_left(self) -> float:
+        return max(0.0, self.end - time.monotonic())
 
-    def failed(self, error: JudgeError) -> None:
-        """Notes what became of it."""
-        self.attempts -= isinstance(error, NotAsked)
-        self.left.extend(error.tried)
+    def without(self, places: Sequence[int]) -> "_Asked":
+        """The same without some of the contexts."""
+        left = tuple(text for at, text in enumerate(self.query.contexts) if at not in places)
+        return replace(self, query=replace(self.query, contexts=left))
 
 
 class _Measured(NamedTuple):
@@ -112,6 +109,7 @@ class Gate:
             watchers as well (`guard.watch.Watcher`), e.g. a `guard.trace.Trace`, see each query
             from its beginning.
         limit: how many queries may be judged at once, and how long others wait for their turn.
+        windows: how contexts are judged that the judge cannot take at once.
 
     Raises:
         ConfigError: an argument is not what it must be, e.g. ``judge`` is not a judge.
@@ -131,6 +129,7 @@ class Gate:
         price: Price | None = None,
         observers: Iterable[Observer] = (),
         limit: Limit | None = None,
+        windows: Windows | None = None,
     ) -> None:
         _require_judge(judge)
         self.judge = judge
@@ -147,7 +146,11 @@ class Gate:
         self._watchers = tuple(one for one in self.observers if isinstance(one, Watcher))
         self.limit = Limit() if limit is None else limit
         require_instance("limit", self.limit, Limit)
-        self._workers = workers
+        self.windows = Windows() if windows is None else windows
+        require_instance("windows", self.windows, Windows)
+        self._measurement = Measurement(
+            self.judge, self.retry, self.limit, self.windows, workers
+        )
         self._mismatch = self._require_profile()
         if price is not None:
             require_instance("price", price, Price)
@@ -181,6 +184,13 @@ class Gate:
                 "%s. Certify with this policy, or send these where they went then.",
                 ", ".join(kinds),
             )
+
+    def with_limit(self, limit: Limit) -> "Gate":
+        """The same gate with another limit on judgements in flight."""
+        gate = copy.copy(self)
+        gate.limit = limit
+        gate._measurement = self._measurement.with_limit(limit)
+        return gate
 
     def unobserved(self) -> "Gate":
         """The same gate, but nobody is told of its decisions; whoever watches queries still does.
@@ -263,23 +273,52 @@ class Gate:
         return route_verdict(self.policy, self.profile_of(verdict), verdict, lang, self._mismatch)
 
     def _trip(self, query: Query, mode: Mode | None) -> _Trip:
-        started, asked = time.perf_counter(), _Asked(query, mode)
+        started, end = time.perf_counter(), time.monotonic() + self.policy.deadline
+        asked = _Asked(query, mode, end)
         if query.is_empty:
             detail = "Nothing was retrieved; the judge was not asked."
             routed = route_unmeasured(self.policy, Reason.NO_CONTEXTS)
             return self._decision(asked, started, routed, detail)
         try:
             measured = yield asked
+            places = self._suspects(asked, measured)
+            if places:
+                measured = yield from self._without(asked, measured, places)
         except JudgeError as error:
             return self._unmeasured(asked, started, error)
         return self._measured(asked, started, measured)
+
+    def _suspects(self, asked: _Asked, measured: _Measured) -> tuple[int, ...]:
+        """Passages that speak to the judge, where the query would be answered with them."""
+        if not self.policy.leave_out_suspects:
+            return ()
+        routed = self.route(measured.verdict, asked.query.lang)
+        return suspects(asked.query.contexts) if routed.route is Route.ANSWER else ()
+
+    def _without(
+        self, asked: _Asked, measured: _Measured, places: tuple[int, ...]
+    ) -> Generator[_Asked, _Measured, _Measured]:
+        """The verdict without suspect passages, unless the query is answered without them too."""
+        whole, rest = measured.verdict, asked.without(places)
+        if rest.query.is_empty:
+            # Nothing else speaks for the answer: how much the passages themselves do, nobody knows.
+            return measured._replace(verdict=replace(whole, low=0.0, suspects=places))
+        again = yield rest
+        spent = Usage.total([whole.usage, again.verdict.usage])
+        if self.route(again.verdict, asked.query.lang).route is Route.ANSWER:
+            return measured._replace(verdict=replace(whole, suspects=places, usage=spent))
+        return again._replace(
+            verdict=replace(
+                again.verdict, suspects=places, p_with_suspects=whole.p_true, usage=spent
+            )
+        )
 
     def _measured(self, asked: _Asked, started: float, measured: _Measured) -> Decision:
         verdict, lang = measured.verdict, asked.query.lang
         profile = self.profile_of(verdict)
         routed = self.route(verdict, lang)
         probability = routed.probability or Probability.of(verdict)
-        tried = (*asked.left, *verdict.tried)
+        tried = (*asked.notes.left, *verdict.tried)
         facts = _Facts(verdict, probability, profile, tried, measured.cached)
         if routed.stale is not None:
             return self._stale(asked, started, routed, facts)
@@ -303,13 +342,13 @@ class Gate:
     def _unmeasured(self, asked: _Asked, started: float, error: JudgeError) -> Decision:
         routed = route_unmeasured(self.policy, Reason(error.kind))
         parts = [error.message, error.hint]
-        if asked.attempts > 1:
+        if asked.notes.attempts > 1:
             # One attempt of a chain is a round through all its judges.
-            parts.insert(1, f"({asked.attempts} {'rounds' if asked.left else 'attempts'})")
+            parts.insert(1, f"({asked.notes.attempts} {'rounds' if asked.notes.left else 'attempts'})")
         if error.kind == "timeout":
             parts.insert(1, f"The deadline is {self.policy.deadline:g} s.")
         detail = " ".join(part for part in parts if part)
-        decision = self._decision(asked, started, routed, detail, tried=tuple(asked.left))
+        decision = self._decision(asked, started, routed, detail, tried=tuple(asked.notes.left))
         logger.warning("query %s not measured, %s: %s", decision.id, error.kind, detail)
         if routed.route is None and decision.enforced:
             error.decision = decision
@@ -351,8 +390,8 @@ class Gate:
             profile=self.profile if facts is None else facts.profile,
             cost=self._cost(asked, facts),
             currency=None if self.price is None else self.price.currency,
-            attempts=asked.attempts,
-            breaker=asked.breaker,
+            attempts=asked.notes.attempts,
+            breaker=asked.notes.breaker,
         )
         logger.debug("query %s: %s, %s", decision.id, decision.route, decision.reason)
         if verdict is not None and verdict.tried:
@@ -363,7 +402,7 @@ class Gate:
     def _cost(self, asked: _Asked, facts: _Facts | None) -> float | None:
         if self.price is None:
             return None
-        if not asked.attempts:
+        if not asked.notes.attempts:
             return 0.0
         # The price is that of one judge; after a fallback another one measured as well.
         return None if facts is None or facts.tried else self.price.of(facts.verdict.usage)
@@ -384,16 +423,7 @@ class Gate:
         return _Measured(verdict, cached=False)
 
     def _verdict(self, asked: _Asked) -> Verdict:
-        with self.limit.held(self.policy.deadline) as seconds:
-            return self.retry.call(partial(self._attempt, asked), seconds)
-
-    def _attempt(self, asked: _Asked, seconds: float) -> Verdict:
-        asked.begin(self.judge)
-        try:
-            return ask(self.judge, asked.query, seconds, self._workers)
-        except JudgeError as error:
-            asked.failed(error)
-            raise
+        return self._measurement.verdict(asked.query, asked.seconds_left, asked.notes)
 
     async def _ameasure(self, asked: _Asked) -> _Measured:
         if (cache := self.cache) is None:
@@ -407,16 +437,7 @@ class Gate:
         return _Measured(verdict, cached=False)
 
     async def _averdict(self, asked: _Asked) -> Verdict:
-        async with self.limit.aheld(self.policy.deadline) as seconds:
-            return await self.retry.acall(partial(self._aattempt, asked), seconds)
-
-    async def _aattempt(self, asked: _Asked, seconds: float) -> Verdict:
-        asked.begin(self.judge)
-        try:
-            return await aask(self.judge, asked.query, seconds)
-        except JudgeError as error:
-            asked.failed(error)
-            raise
+        return await self._measurement.averdict(asked.query, asked.seconds_left, asked.notes)
 
 
 def _outcome(decide: Callable[[], Decision]) -> tuple[Decision, JudgeError | None]:
@@ -463,13 +484,30 @@ def _told(facts: _Facts, routed: Routed) -> str:
         f"{_shown(facts.probability)}; "
         f"answer at {cuts.answer_at:g}, refuse below {cuts.refuse_below:g}."
     ]
+    if verdict.windows > 1:
+        told.append(f"Judged in {verdict.windows} windows, and the best passages together.")
     if verdict.coverage < 1:
-        told.append(f"{_part(verdict.coverage)} of the contexts was judged.")
+        once = " at once" if verdict.windows > 1 else ""
+        told.append(f"{_part(verdict.coverage)} of the contexts was judged{once}.")
+    if verdict.suspects:
+        told.append(_suspected(verdict))
     if facts.tried:
         told.append(_left(facts.tried))
     if routed.route is Route.CLARIFY and (verdict.p_underspecified or 0) > 0.5:
         told.append(f"The question may be under-specified (P = {verdict.p_underspecified:.2f}).")
     return " ".join(told)
+
+
+def _suspected(verdict: Verdict) -> str:
+    """Which passages speak to the judge, and what became of them, in a sentence."""
+    numbers = ", ".join(str(place + 1) for place in verdict.suspects)
+    which = f"Passage {numbers} speaks" if len(verdict.suspects) == 1 else f"Passages {numbers} speak"
+    if verdict.p_with_suspects is not None:
+        with_them = f"{verdict.p_with_suspects:.4f}"
+        return f"{which} to the judge and was left out: with it, P(sufficient) = {with_them}."
+    if verdict.low == 0:
+        return f"{which} to the judge, and nothing else is there."
+    return f"{which} to the judge; the rest suffices as well."
 
 
 def _shown(probability: Probability) -> str:

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 # Han, kana, Thai, Lao, Burmese and Khmer put no space between words; Hangul does.
 _UNSPACED = (
@@ -18,18 +18,17 @@ def overlap(question: str, contexts: Iterable[str]) -> float:
     Words are compared without regard to case. Where a script puts no space between them, each two
     characters in a row count as a word. A question without any word has a share of 0.
     """
-    asked = _words(question)
+    asked = {*words(question)}
     if not asked:
         return 0.0
-    return max((len(asked & _words(text)) / len(asked) for text in contexts), default=0.0)
+    return max((len(asked & {*words(text)}) / len(asked) for text in contexts), default=0.0)
 
 
-def _words(text: str) -> set[str]:
-    found = set[str]()
+def words(text: str) -> Iterator[str]:
+    """The words of a text, in their order, however often they come."""
     # One code point or two, full width or half: the same letter.
     for run in _RUNS.finditer(unicodedata.normalize("NFKC", text).casefold()):
-        found.update(_pairs(run[0]) if run[1] else [run[0]])
-    return found
+        yield from _pairs(run[0]) if run[1] else [run[0]]
 
 
 def _pairs(run: str) -> list[str]:

@@ -151,6 +151,8 @@ class Policy:
         on_stale: a route or ``"raise"`` for queries whose profile is for another judge, model,
             signal or language than theirs. ``None`` = a profile for another judge is an error when
             the gate is made, and what only a query shows is refused.
+        leave_out_suspects: whether a query that would be answered is judged once more without the
+            passages that speak to the judge (`guard.suspicion`), and goes where that leads.
 
     Raises:
         ConfigError: an unknown kind or route, or a deadline that is not positive.
@@ -163,12 +165,14 @@ class Policy:
     mode: Mode = "enforce"
     on_stale: OnUnmeasured | None = None
     canary: float | None = None
+    leave_out_suspects: bool = True
 
     def __post_init__(self) -> None:
         require_instance("thresholds", self.thresholds, Thresholds)
         require_instance("messages", self.messages, Messages)
         require_one_of("mode", self.mode, get_args(Mode))
         require_one_of("on_stale", self.on_stale, (*get_args(OnUnmeasured), None))
+        require_instance("leave_out_suspects", self.leave_out_suspects, bool)
         require_number("deadline", self.deadline, MIN_DEADLINE, MAX_DEADLINE)
         if self.canary is not None:
             require_number("canary", self.canary, 0, 1)

@@ -105,8 +105,8 @@ def survey(
     """
     require_number("workers", workers, 1, MAX_WORKERS, whole=True)
     # Rows are no queries of users: no audit is to hold them.
-    gate = gate.unobserved()
-    gate.limit = Limit(workers)  # Its own: no row is turned away.
+    # Nor is one turned away.
+    gate = gate.unobserved().with_limit(Limit(workers))
     kept = _Kept() if path is None else _opened(Path(path), gate.judge.fingerprint, dataset)
     try:
         again = UNMEASURED_KINDS if retry_unmeasured else PASSING

@@ -66,11 +66,18 @@ class Verdict:
         fingerprint: of the judge that measured it.
         model: the model that served the request, by its own word.
         system_fingerprint: the provider's mark for its backend.
-        coverage: share in (0, 1] of the contexts' characters that the judge was shown.
+        coverage: share in (0, 1] of the contexts' characters that the judge was shown in the one
+            request that this verdict is from.
         usage: tokens and requests spent.
         p_underspecified: the judge's P(the question itself leaves open what is asked), in [0, 1];
             ``None`` where it was not asked, or declined.
         tried: judges of a chain that were asked before this one, and why each was left.
+        windows: into how many parts the contexts were divided; 1 = they were judged as a whole. Of
+            several, this verdict is that of the best request, see `guard.windows`.
+        suspects: places of passages that speak to the judge, see `guard.suspicion`; looked for
+            only where the query would be answered with them.
+        p_with_suspects: P(True) of all passages, where this verdict is one without the suspects;
+            ``None`` = it is of all.
 
     Raises:
         ValueError: the numbers contradict each other: a bug in the judge, not a measurement.
@@ -89,6 +96,9 @@ class Verdict:
     usage: Usage | None = None
     p_underspecified: float | None = None
     tried: tuple[Tried, ...] = ()
+    windows: int = 1
+    suspects: tuple[int, ...] = ()
+    p_with_suspects: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.p_true <= self.high <= 1:
@@ -98,5 +108,7 @@ class Verdict:
             )
         if not 0 <= self.mass <= 1 or not 0 < self.coverage <= 1:
             raise ValueError(f"mass={self.mass!r}, coverage={self.coverage!r}: out of range.")
+        if self.windows < 1:
+            raise ValueError(f"windows={self.windows!r}: out of range.")
         if self.p_underspecified is not None and not 0 <= self.p_underspecified <= 1:
             raise ValueError(f"p_underspecified={self.p_underspecified!r}: out of range.")

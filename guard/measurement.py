@@ -1,0 +1,200 @@
+"""Measurement: one query put to one judge, within a limit, again where that helps, in windows where
+its contexts are too long."""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+from guard.ask import aask, ask
+from guard.breaker import breaker_of
+from guard.decision import BreakerState
+from guard.errors import JudgeError, NotAsked, Tried, Unmeasured
+from guard.judge import Judge
+from guard.limit import Limit
+from guard.loop import shared_loop
+from guard.query import Query
+from guard.retry import Retry
+from guard.verdict import Verdict
+from guard.windows import Replies, Room, Trip, Windows
+from guard.worker import Workers
+
+# Characters of contexts that take so long to divide that other tasks of a loop would notice.
+_INLINE_CHARACTERS = 200_000
+
+
+@dataclass(slots=True)
+class Notes:
+    """What happens on the way to a verdict, or to none.
+
+    Attributes:
+        left: the judges of a chain that gave no verdict in the rounds that failed.
+        attempts: how often the judge was asked.
+        breaker: the state of its breaker before the last time.
+    """
+
+    left: list[Tried] = field(default_factory=list[Tried])
+    attempts: int = 0
+    breaker: BreakerState | None = None
+
+    def begin(self, judge: Judge) -> None:
+        """Notes an attempt."""
+        breaker = breaker_of(judge)
+        self.attempts += 1
+        self.breaker = None if breaker is None else breaker.state
+
+    def failed(self, error: JudgeError) -> None:
+        """Notes what became of it."""
+        self.attempts -= isinstance(error, NotAsked)
+        self.left.extend(error.tried)
+
+
+class _Step(NamedTuple):
+    """What a trip through windows wants asked next, or its verdict."""
+
+    queries: list[Query]
+    verdict: Verdict | None
+
+
+class Measurement:
+    """How a gate has its judge measure.
+
+    Args:
+        judge: is asked.
+        retry: which failures are tried again.
+        limit: how many queries at once.
+        windows: what to do with contexts that are too long.
+        workers: threads for a ``judge`` that cannot be interrupted.
+    """
+
+    def __init__(
+        self, judge: Judge, retry: Retry, limit: Limit, windows: Windows, workers: Workers
+    ) -> None:
+        self.judge, self.retry, self.limit, self.windows = judge, retry, limit, windows
+        self._workers = workers
+        self._room = Room()
+
+    def with_limit(self, limit: Limit) -> "Measurement":
+        """The same with another limit."""
+        other = copy(self)
+        other.limit = limit
+        return other
+
+    def verdict(self, query: Query, seconds: float, notes: Notes) -> Verdict:
+        """The judge's verdict within so many seconds, waiting for a turn included.
+
+        Raises:
+            JudgeError: it gave none.
+        """
+        with self.limit.held(seconds) as left:
+            end = time.monotonic() + left
+            whole = self._whole(query, left, notes)
+            if isinstance(whole, Verdict) and not self._too_long(whole):
+                return whole
+            # On a loop of ours, so that windows can be judged at once.
+            work = self._in_windows(query, whole, end, notes)
+            return shared_loop.run(work, max(0.0, end - time.monotonic()))
+
+    async def averdict(self, query: Query, seconds: float, notes: Notes) -> Verdict:
+        """As `verdict`."""
+        async with self.limit.aheld(seconds) as left:
+            end = time.monotonic() + left
+            whole = await self._awhole(query, left, notes)
+            if isinstance(whole, Verdict) and not self._too_long(whole):
+                return whole
+            return await self._in_windows(query, whole, end, notes)
+
+    def _whole(self, query: Query, seconds: float, notes: Notes) -> Verdict | JudgeError:
+        """A verdict on all contexts, or the error that says that they are too long."""
+        if (known := self._known_too_long(query)) is not None:
+            return known
+        try:
+            return self.retry.call(partial(self._attempt, query, notes), seconds)
+        except JudgeError as error:
+            if not self._too_long(error):
+                raise
+            return error
+
+    async def _awhole(self, query: Query, seconds: float, notes: Notes) -> Verdict | JudgeError:
+        if (known := self._known_too_long(query)) is not None:
+            return known
+        try:
+            return await self.retry.acall(partial(self._aattempt, query, notes), seconds)
+        except JudgeError as error:
+            if not self._too_long(error):
+                raise
+            return error
+
+    def _known_too_long(self, query: Query) -> JudgeError | None:
+        if self.windows.at_most == 1 or not self._room.is_too_small_for(query):
+            return None
+        return Unmeasured(
+            "The contexts are longer than what the judge was found to take.",
+            kind="context_too_long",
+            hint="Retrieve fewer passages.",
+        )
+
+    def _too_long(self, whole: Verdict | JudgeError) -> bool:
+        """Whether windows would show the judge more."""
+        if self.windows.at_most == 1:
+            return False
+        if isinstance(whole, Verdict):
+            return whole.coverage < 1
+        return whole.kind == "context_too_long"
+
+    async def _in_windows(
+        self, query: Query, whole: Verdict | JudgeError, end: float, notes: Notes
+    ) -> Verdict:
+        trip = self.windows.trip(query, whole, self._room)
+        is_long = sum(map(len, query.contexts)) > _INLINE_CHARACTERS
+        replies: Replies | None = None
+        while True:
+            advance = partial(_advanced, trip, replies)
+            step = await asyncio.to_thread(advance) if is_long else advance()
+            if step.verdict is not None:
+                return step.verdict
+            replies = await _all([self._reply(each, end, notes) for each in step.queries])
+
+    async def _reply(self, query: Query, end: float, notes: Notes) -> Verdict | JudgeError:
+        left = max(0.0, end - time.monotonic())
+        try:
+            return await self.retry.acall(partial(self._aattempt, query, notes), left)
+        except JudgeError as error:
+            return error
+
+    def _attempt(self, query: Query, notes: Notes, seconds: float) -> Verdict:
+        notes.begin(self.judge)
+        try:
+            return ask(self.judge, query, seconds, self._workers)
+        except JudgeError as error:
+            notes.failed(error)
+            raise
+
+    async def _aattempt(self, query: Query, notes: Notes, seconds: float) -> Verdict:
+        notes.begin(self.judge)
+        try:
+            return await aask(self.judge, query, seconds)
+        except JudgeError as error:
+            notes.failed(error)
+            raise
+
+
+def _advanced(trip: Trip, replies: Replies | None) -> _Step:
+    try:
+        # A generator's first step takes nothing.
+        return _Step(next(trip) if replies is None else trip.send(replies), None)
+    except StopIteration as stop:
+        return _Step([], stop.value)
+
+
+async def _all(calls: Sequence[Coroutine[Any, Any, Verdict | JudgeError]]) -> Replies:
+    """All replies; a bug in a judge ends the others."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return [*await asyncio.gather(*tasks)]
+    finally:
+        for task in tasks:
+            task.cancel()
