@@ -61,7 +61,7 @@ def write_content(path: str | os.PathLike[str], content: Mapping[str, object]) -
     target = Path(os.path.realpath(path))
     draft = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}")
     try:
-        with draft.open("x", encoding="utf-8") as file:
+        with open(draft, "x", encoding="utf-8", opener=_ours_to_write) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -74,6 +74,11 @@ def write_content(path: str | os.PathLike[str], content: Mapping[str, object]) -
     finally:
         with suppress(OSError):
             draft.unlink()
+
+
+def _ours_to_write(path: str, flags: int) -> int:
+    # Others may read it, as far as the umask lets them. Who writes it sets thresholds.
+    return os.open(path, flags, 0o644)
 
 
 def require_fields(place: str, values: Mapping[str, object], fields: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Protocol, TypeVar
 
+from guard._failure import described
 from guard.breaker import breaking
 from guard.errors import out_of_time
 from guard.judge import Judge
@@ -101,12 +102,12 @@ def entered(stack: ExitStack, context: AbstractContextManager[T]) -> T | None:
             context.__exit__(kind, error, trace)
         except Exception as own:
             if own is not error:
-                logger.exception("A watcher failed.")
+                logger.error("A watcher failed: %s", described(own))
 
     try:
         found = context.__enter__()
-    except Exception:
-        logger.exception("A watcher failed.")
+    except Exception as own:
+        logger.error("A watcher failed: %s", described(own))
         return None
     stack.push(leave)
     return found

@@ -10,7 +10,7 @@
         ├── Unmeasured         the judge answered, but its answer holds no usable verdict
         └── StaleProfile       the judge answered, but the profile was fitted to something else
 
-Whatever a library raised stays reachable as ``__cause__``.
+What a client raised stays reachable as ``original``.
 """
 
 from dataclasses import dataclass
@@ -92,6 +92,7 @@ class JudgeError(GuardError):
         attempts: how many requests were made before giving up; set by the retry.
         tried: set by a chain: its judges, and why each gave no verdict.
         decision: set by the gate when its policy is to raise: the record of this query.
+        original: what the client raised. No traceback shows it: it may hold the key, or passages.
     """
 
     default_kind: ClassVar[UnmeasuredKind] = "unavailable"
@@ -112,6 +113,7 @@ class JudgeError(GuardError):
         self.attempts = 1
         self.tried: tuple[Tried, ...] = ()
         self.decision: object | None = None
+        self.original: BaseException | None = None
 
 
 class JudgeUnavailable(JudgeError):

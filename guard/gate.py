@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple, ParamSpec, TypeVar, cast
 
+from guard._failure import described
 from guard._require import require_instance
 from guard.cache import Cache, cache_key, keepable
 from guard.decision import Decision, Mode, Reason, Route
@@ -464,8 +465,8 @@ def _recorded(error: JudgeError) -> Decision:
 def _tell(observer: Observer, decision: Decision) -> None:
     try:
         observer.observe(decision)
-    except Exception:
-        logger.exception("query %s: an observer failed.", decision.id)
+    except Exception as error:
+        logger.error("query %s: an observer failed: %s", decision.id, described(error))
 
 
 async def _through(

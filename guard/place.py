@@ -20,7 +20,7 @@ _WORDS = re.compile(r"\w+|[^\w\s]+|\s+")
 _WORD_ENDS = re.compile(r"[^\w]+")
 _OPENING_CLASS = "[" + re.escape(OPENING) + r"\s]"
 _PREAMBLE = re.compile(
-    rf"{_OPENING_CLASS}{{0,12}}(?P<wrapper>(?:json\s*)?\{{?\s*\"?(?:has_)?sufficient(?:_context)?\"?\s*:)?"
+    rf"{_OPENING_CLASS}{{0,12}}(?P<wrapper>(?:json\s{{0,12}})?\{{?\s{{0,12}}\"?(?:has_)?sufficient(?:_context)?\"?\s{{0,12}}:)?"
     rf"{_OPENING_CLASS}{{0,12}}",
     re.IGNORECASE,
 )
@@ -31,7 +31,7 @@ _REASONING_ENDS = re.compile(
 )
 # End-of-turn tokens, which some servers list among the generated ones.
 _SPECIAL_ENDING = re.compile(
-    rb"(?:\s*(?:<\|[^|<>]{1,40}\|>|</?s>|<eos>|<end_of_turn>|<\xef\xbd\x9c[^<>]{1,60}>))+\s*\Z"
+    rb"(?:\s{0,8}(?:<\|[^|<>]{1,40}\|>|</?s>|<eos>|<end_of_turn>|<\xef\xbd\x9c[^<>]{1,60}>)){1,16}\Z"
 )
 _REASONING_STARTS = re.compile(
     rb"\s*(?:<(?:think|thinking|thought|reasoning|seed:think)>|\[THINK\]"
@@ -149,7 +149,7 @@ def _answer_offset(reply: Reply, data: bytes) -> int:
         return ends[-1]
     if _was_thinking(reply, data):
         raise _thinking()
-    shown = _SPECIAL_ENDING.sub(b"", data).rstrip()
+    shown = _SPECIAL_ENDING.sub(b"", data.rstrip()).rstrip()
     if shown.endswith(text):
         before = shown[: len(shown) - len(text)]
         # White space that the server strips from the answer was generated before it all the same.

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,11 +105,12 @@ class SqliteCache:
     def _open(self) -> sqlite3.Connection:
         """The connection of this process: one must not be carried over a fork."""
         if self._file is None or self._pid != os.getpid():
-            # Made private before anything is in it; SQLite keeps the mode for its side files.
-            _make_private(self.path)
+            _create(self.path)
             if self._file is not None:
                 _inherited.append(self._file)
             self._file = sqlite3.connect(self.path, timeout=_OPENING, check_same_thread=False)
+            self._file.execute("PRAGMA schema_version")  # Raises where it is no database: not ours.
+            _make_private(self.path)
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._file.execute(_TABLE)
@@ -118,12 +120,17 @@ class SqliteCache:
         return self._file
 
 
+def _create(path: Path) -> None:
+    """Private before anything is in it; SQLite gives its side files the same mode."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
 def _make_private(path: Path) -> None:
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        os.fchmod(descriptor, 0o600)  # It may have been there before; who can write can plant.
-    finally:
-        os.close(descriptor)
+    # By its name: to close a descriptor of it would end the locks of this process's connections.
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        with suppress(FileNotFoundError):
+            os.chmod(name, 0o600)  # It may have been there before; who can write can plant.
 
 
 # Connections from before a fork: closing one in the child would end the parent's locks.

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from guard._failure import described
 from guard.ask import entered, witnessed
 from guard.decision import Decision
 from guard.judge import Judge
@@ -52,8 +53,8 @@ class Watching(NamedTuple):
         for watch in self.watches:
             try:
                 watch.decided(decision)
-            except Exception:
-                logger.exception("query %s: a watcher failed.", decision.id)
+            except Exception as error:
+                logger.error("query %s: a watcher failed: %s", decision.id, described(error))
 
 
 @contextmanager

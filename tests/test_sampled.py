@@ -620,7 +620,7 @@ def test_most_failing_is_the_error_of_most(wire: Wire, sampled: MakeJudge, case:
     assert caught.value.retryable is (kind != "low_mass")
     if case == "429":
         assert isinstance(caught.value, JudgeUnavailable) and caught.value.retry_after == 7
-        assert isinstance(caught.value.__cause__, openai.RateLimitError)
+        assert isinstance(caught.value.original, openai.RateLimitError)
 
 
 def test_the_least_mass_can_be_set(wire: Wire, sampled: MakeJudge) -> None:

@@ -204,7 +204,7 @@ def _no_reply(error: JudgeError) -> str:
 
 
 def _taught(found: Examination, error: JudgeError) -> Dialect | None:
-    cause = error.__cause__
+    cause = error.original
     if not isinstance(cause, openai.APIStatusError):
         return None
     return learn(Dialect(max_tokens=1), complaint(cause, found.judge.render(INSUFFICIENT).mark))
@@ -276,7 +276,7 @@ def _taken(found: Examination, first: Exchange, longer: Exchange) -> Finding:
 
 
 def _said(error: JudgeError) -> str:
-    cause = error.__cause__
+    cause = error.original
     return complaint(cause, "\0") if isinstance(cause, openai.APIStatusError) else ""
 
 
@@ -314,7 +314,6 @@ def _variant(found: Examination, fields: Mapping[str, object]) -> Verdict | Judg
         )
     except openai.OpenAIError as error:
         failure = failure_of(error, rendered)
-        failure.__cause__ = error
         return failure
     except JudgeError as error:
         return error

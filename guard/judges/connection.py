@@ -226,7 +226,7 @@ def _json_expected() -> Generator[None]:
         raise unsendable(error) from None
     except (ValueError, RecursionError) as error:
         # ValueError: no JSON, no UTF-8, or a whole number of more than 4300 digits.
-        raise not_json(error) from error
+        raise not_json(error) from None  # Its text quotes the reply.
 
 
 def _seconds_left(end: float) -> float:

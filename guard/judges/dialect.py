@@ -36,10 +36,10 @@ _AT_LEAST = re.compile(
     r"(?:at least|minimum(?: value)?(?: is| of)?|greater than or equal to|>=)\D{0,12}(\d+)"
 )
 _WANTS_NUMBER = re.compile(
-    r"(?:expected|must be|should be|not of type)\W+(?:an? )?(?:valid )?\W*int"
+    r"(?:expected|must be|should be|not of type)\W{1,12}(?:an? )?(?:valid )?\W{0,12}int"
 )
 _WANTS_TRUTH_VALUE = re.compile(
-    r"(?:expected|must be|should be|not of type)\W+(?:an? )?(?:valid )?\W*bool"
+    r"(?:expected|must be|should be|not of type)\W{1,12}(?:an? )?(?:valid )?\W{0,12}bool"
 )
 _UNSUPPORTED = re.compile(
     r"not (?:supported|allowed|enabled|permitted|available)|unsupported|unknown|unrecogni[sz]ed"

@@ -40,9 +40,15 @@ def judge_error(error: openai.OpenAIError, prompt: Rendered) -> JudgeError:
     """Our error for one of the SDK's.
 
     Args:
-        error: what the SDK raised.
+        error: what the SDK raised; its `JudgeError.original`.
         prompt: what the endpoint was sent; nothing of it is shown.
     """
+    failure = _told(error, prompt)
+    failure.original = error
+    return failure
+
+
+def _told(error: openai.OpenAIError, prompt: Rendered) -> JudgeError:
     if isinstance(error, openai.APITimeoutError):
         return JudgeUnavailable("The judge did not answer in time.", kind="timeout")
     if isinstance(error, openai.APIStatusError):
@@ -61,11 +67,13 @@ def judge_error(error: openai.OpenAIError, prompt: Rendered) -> JudgeError:
 
 def not_json(error: Exception) -> Unmeasured:
     """The error for a reply that is not JSON."""
-    return Unmeasured(
+    failure = Unmeasured(
         f"The judge's reply is not JSON ({type(error).__name__}).",
         kind="malformed",
         hint="A proxy may have answered in its place, or the reply was cut off.",
     )
+    failure.original = error
+    return failure
 
 
 def unsendable(error: UnicodeEncodeError) -> JudgeRejected:
@@ -161,7 +169,7 @@ def _shown(error: openai.APIStatusError) -> str:
     """The error's code, type or parameter: words of the provider's own vocabulary.
 
     Its free text is never shown, since it may repeat passages, the question or the key in any
-    disguise; it stays reachable through ``__cause__``.
+    disguise; it stays reachable as `JudgeError.original`.
     """
     try:
         whole = as_map(json.loads(_said(error)))

@@ -59,7 +59,7 @@ def negotiate(
             if better is None:
                 failure = failure_of(error, rendered)
                 _remember(endpoint, failure)
-                raise failure from (None if failure is error else error)
+                raise failure from None  # No traceback shows what the endpoint said.
             dialect = better
         else:
             endpoint.note_verdict(dialect, instead_of=begun)

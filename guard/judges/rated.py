@@ -96,7 +96,7 @@ class RatedJudge(ClientJudge):
         try:
             [answer] = yield Post(self.path, body)
         except openai.OpenAIError as error:
-            raise self._failure(error, rendered) from error
+            raise self._failure(error, rendered) from None
         reply = as_map(answer)
         if not reply:
             raise malformed(f"sends {type(answer).__name__} where an object with answers belongs")

@@ -138,7 +138,6 @@ class SampledJudge(ClientJudge):
     def _answer(self, reply: object, rendered: Rendered) -> "_Answer":
         if isinstance(reply, openai.OpenAIError | JudgeError):
             failure = failure_of(reply, rendered)
-            failure.__cause__ = None if failure is reply else reply
             return _Answer(None, failure)
         read: Reply | None = None
         try:

@@ -209,7 +209,9 @@ def _reply_expected(method: Callable[..., object]) -> Generator[None]:
             raise unsendable(error) from None
         why = f"LlamaIndex cannot read the judge's reply ({type(error).__name__})."
         hint = "A proxy may have answered in its place, or the reply was cut off."
-        raise Unmeasured(why, kind="malformed", hint=hint) from error
+        failure = Unmeasured(why, kind="malformed", hint=hint)
+        failure.original = error
+        raise failure from None  # No traceback shows what the endpoint said.
 
 
 async def _keeper(llm: LLM) -> AsyncGenerator[None]:
