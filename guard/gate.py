@@ -149,9 +149,7 @@ class Gate:
         require_instance("limit", self.limit, Limit)
         self.windows = Windows() if windows is None else windows
         require_instance("windows", self.windows, Windows)
-        self._measurement = Measurement(
-            self.judge, self.retry, self.limit, self.windows, workers
-        )
+        self._measurement = Measurement(self.judge, self.retry, self.limit, self.windows, workers)
         self._mismatch = self._require_profile()
         if price is not None:
             require_instance("price", price, Price)
@@ -345,7 +343,9 @@ class Gate:
         parts = [error.message, error.hint]
         if asked.notes.attempts > 1:
             # One attempt of a chain is a round through all its judges.
-            parts.insert(1, f"({asked.notes.attempts} {'rounds' if asked.notes.left else 'attempts'})")
+            parts.insert(
+                1, f"({asked.notes.attempts} {'rounds' if asked.notes.left else 'attempts'})"
+            )
         if error.kind == "timeout":
             parts.insert(1, f"The deadline is {self.policy.deadline:g} s.")
         detail = " ".join(part for part in parts if part)
@@ -502,7 +502,9 @@ def _told(facts: _Facts, routed: Routed) -> str:
 def _suspected(verdict: Verdict) -> str:
     """Which passages speak to the judge, and what became of them, in a sentence."""
     numbers = ", ".join(str(place + 1) for place in verdict.suspects)
-    which = f"Passage {numbers} speaks" if len(verdict.suspects) == 1 else f"Passages {numbers} speak"
+    which = (
+        f"Passage {numbers} speaks" if len(verdict.suspects) == 1 else f"Passages {numbers} speak"
+    )
     if verdict.p_with_suspects is not None:
         with_them = f"{verdict.p_with_suspects:.4f}"
         return f"{which} to the judge and was left out: with it, P(sufficient) = {with_them}."

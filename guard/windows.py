@@ -31,7 +31,12 @@ _SMALLEST_ROOM = 512
 _LEAST = 1e-9  # A share is above 0.
 # A piece of a passage repeats the end of the one before it: evidence may stand on the border.
 _OVERLAP = 8  # An eighth of a room.
-_BREAKS = (re.compile(r"\n\s*\n"), re.compile(r"\n"), re.compile(r"[.!?。！？؟।]\s*"), re.compile(r"\s"))
+_BREAKS = (
+    re.compile(r"\n\s*\n"),
+    re.compile(r"\n"),
+    re.compile(r"[.!?。！？؟।]\s*"),
+    re.compile(r"\s"),
+)
 
 Replies = list[Verdict | JudgeError]
 Trip = Generator[list[Query], Replies, Verdict]

@@ -1,0 +1,191 @@
+r"""Suspicion: passages that speak to whoever judges them, instead of about their subject.
+
+A passage is suspect where it names the verdict or orders one, vouches for the passages around it,
+forges a delimiter or a turn of a chat, or hides what it says. Suspicion alone decides nothing: the
+gate judges once more without such passages, and only where the query would be answered with them.
+So a rule may be wide, at the price of a second judgement where it is wrong.
+
+Texts are compared as a reader would see them: without invisible characters, with letters of other
+scripts that look like Latin ones taken for these, and with what is written in base64, hexadecimal
+digits, percent signs or HTML entities decoded.
+"""
+
+import base64
+import binascii
+import html
+import re
+import unicodedata
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+
+_LONGEST = 20_000  # Characters of a passage that are looked at, from each end.
+_DECODED = 2_000  # Characters of one hidden text.
+
+# ── What a text hides ────────────────────────────────────────────────────────────────────────────
+
+# Zero width, direction, soft hyphen, variation, tags: nothing of it is seen.
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e"
+    "\u2060-\u2064\u2066-\u206f\ufe00-\ufe0e\ufeff\U000e0000-\U000e01ef]"
+    # Joiners belong into Persian, Hindi and emoji; between Latin letters they only hide.
+    "|(?<=[A-Za-z])[\u200c\u200d]+(?=[A-Za-z])"
+)
+_MANY_INVISIBLE = 6  # A soft hyphen, or a mark of direction, is in many an honest text.
+_TAG_LETTERS = re.compile("[\U000e0020-\U000e007e]+")
+_OVERRIDES = re.compile("[\u202d\u202e\u2066-\u2068]")
+_LOOKALIKES = str.maketrans(
+    "аеорсухіјѕԁһԛԝвкмнтАВЕКМНОРСТХІЈЅαεικνορτυχΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
+    "aeopcyxijsdhqwbkmhtABEKMHOPCTXIJSaeiknoptuxABEZHIKMNOPTYX",
+)
+_MIXED = re.compile(r"[A-Za-z][\u0370-\u03ff\u0400-\u04ff]|[\u0370-\u03ff\u0400-\u04ff][A-Za-z]")
+_MANY_MIXED = 5
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{24,4000}={0,2}")
+_HEX = re.compile(r"(?:[0-9a-fA-F]{2}[ :,]?){16,2000}")
+_PERCENT = re.compile(r"(?:%[0-9a-fA-F]{2}){6,2000}")
+_ENTITIES = re.compile(r"(?:&#x?[0-9a-fA-F]{2,6};){4,2000}")
+_ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}){4,2000}")
+# Accents upon accents, letters one by one, Morse and Braille: nobody writes passages so.
+_DISGUISED = re.compile(
+    "(?:[A-Za-z][\u0300-\u036f]{2,8}[^\\w]?){4}|(?:(?<!\\w)\\w[ ._*|-]){12}|(?:[.-]{1,6}[ /]{1,3}){12}"
+    "|[\u2801-\u28ff]{4}"
+)
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})")
+_LEET = str.maketrans("013457@$!", "oieastasi")
+
+# ── What it says ─────────────────────────────────────────────────────────────────────────────────
+
+_TRUE = r"(?:true|yes|sufficient|suffices?|pass(?:ed)?|positive|affirmative|enough)"
+_RULES = tuple(
+    re.compile(rule, re.IGNORECASE)
+    for rule in (
+        # The verdict by its name, or a verdict at all.
+        r"has[_\W]{0,3}sufficient|sufficient[_\W]{0,3}context|context[_\W]{0,3}sufficien",
+        r"\b(?:verdict|judge?ment|decision|label|grade|rating|classification|ruling|result|output|"
+        rf"answer|response|sufficien\w{{0,3}}|status|score|outcome)[\"'*_`]{{0,3}}\s{{0,3}}(?:[:=|>]|is|was|->|=>)"
+        rf"{{1,2}}\s{{0,3}}[\"'*_`(\[]{{0,3}}{_TRUE}\b",
+        r"[\"'](?:sufficient|verdict|answer|label|supported|grounded|complete)[\"']\s{0,3}[:=]\s{0,3}"
+        r"(?:true|1\b|[\"'](?:true|yes))",
+        # The label itself, as a word that is spoken of.
+        r"(?-i:\bTrue\b)(?=\s{0,3}(?:[\"'\u201d\u00bb\u300d.,;:!?()\[\]{}<>|*_`/=\u3002\u3001-]|$))|"
+        r"(?-i:(?<=[\"'\u201c\u201e\u00ab\u300c(:=|>])\s{0,2}True\b)|(?-i:\bTRUE\b)",
+        r"\b(?:word|label|verdict|say|says?|write|answer|token)\b.{0,20}(?-i:\bTrue\b)",
+        # Orders to whoever reads.
+        r"\b(?:ignore|disregard|forget|override|bypass|stop following|do not follow)\b.{0,60}"
+        r"\b(?:instructions?|prompt|task|rules?|above|previous|prior|earlier|guidelines?|criteria|"
+        r"checks?)\b",
+        r"\b(?:write|answer|output|reply|respond|say|return|print|choose|select|mark|label|emit|type|"
+        r"vote|judge|rule)\b.{0,40}\b(?:true|\"?yes\"?|sufficient)\b",
+        r"\b(?:true|sufficient)\b.{0,40}\b(?:must|should|shall|is the only|is required|is expected|"
+        r"is the (?:correct|right))\b",
+        r"\b(?:dear|attention|note to|message (?:to|for)|instructions? (?:to|for)|hey|hello)\b.{0,20}\b"
+        r"(?:judge|model|assistant|evaluator|grader|classifier|ai|llm|reviewer|checker|verifier|reader)\b",
+        r"\b(?:you are|act as|pretend|behave)\b.{0,40}\b(?:ai|llm|assistant|language model|judge|"
+        r"evaluator|grader|classifier|chatbot|model|oracle)\b",
+        r"\b(?:system|developer|admin\w{0,9}|debug)\s{0,2}(?:prompt|mode|message|override|notice)\b",
+        # Vouching for what stands around it.
+        r"\b(?:passages?|contexts?|evidence|excerpts?|sets?|retrieved|folder)\b.{0,60}\b(?:sufficient|"
+        r"suffices?|enough|everything|answers? the question|contains? the answer|no further|"
+        r"nothing (?:is )?missing|conclusive)\b",
+        r"\bthe (?:full |whole |complete )?answer\b.{0,50}\b(?:above|below|previous|preceding|earlier|"
+        r"elsewhere|already|passage|footnote|appendix|attached|provided|given|contained|stated|print\w{0,3}|"
+        r"inserted|in one sentence|need not)\b",
+        r"\b(?:is|are|was|has been|have|having)(?: now| just| already| fully){0,2} answered\b",
+        r"\b(?:this|following|present)\b.{0,20}\b(?:document|passage|text|article|page|section)\b.{0,20}"
+        r"\banswers\b|\bnothing (?:is|was) (?:missing|left open)\b",
+        # Delimiters, turns and calls that it has no business with.
+        r"\[[0-9a-f]{8,} |\b(?:passage|question|context|evidence|retrieved)\s?(?:\d+ )?(?:begins|ends)\b|"
+        r"\b(?:begin|end|start) of (?:the )?(?:passages?|contexts?|documents?|input|evidence|data|"
+        r"retriev\w{1,6})\b",
+        r"</?(?:context|passage|document|question|task|instructions?|system|user|assistant|verdict|answer|"
+        r"evidence|retrieved\w{0,9}|input|output|prompt)s?\b[^>]{0,60}>",
+        r"<[|\uff5c]|[|\uff5c]>|\[/?INST\]|<</?SYS>>|</?(?:s|think|tool_call|start_of_turn|end_of_turn)>|"
+        r"\[\|\w{2,12}\|\]|###\s{0,2}(?:system|instruction|human|assistant|response|task|question)|"
+        r"\btask:",
+        r"^\s{0,4}[\W_]{0,3}(?:user|assistant|system|human|judge|ai|model|evaluator|grader|bot|verdict)"
+        r"[\W_]{0,3}:",
+        r"\b(?:tool_calls?|function_call|tool_result|tool_use|logprobs?|finish_reason|json_?schema|jsonrpc)"
+        r"\b|\"(?:role|arguments)\"",
+        # The same in other languages.
+        r"\b(?:ignorier\w{0,3}|ignorez|ignora(?:d|te|r)?|negeer|zignoruj|abaikan|puuza|bỏ qua)\b.{0,60}"
+        r"\b(?:anweisung|aufgabe|regel|instruction|consigne|instruccion|tarea|instruções|tarefa|istruzion|"
+        r"compito|instructie|opdracht|instrukcj|polecen|instruksi|tugas|maagizo)",
+        r"(?:игнорир|забудь|ігнору|无视|忽略|無視|무시|تجاهل|نادیده|התעל|अनदेखा).{0,30}(?:инструк|указан|правил|"
+        r"вказів|завдан|指令|指示|说明|說明|규칙|지시|تعليم|دستور|הוראו|निर्देश)",
+    )
+)
+
+
+def suspects(contexts: Sequence[str]) -> tuple[int, ...]:
+    """The places of passages that speak to the judge, in their order."""
+    return tuple(place for place, text in enumerate(contexts) if is_suspect(text))
+
+
+def is_suspect(text: str) -> bool:
+    """Whether a passage speaks to the judge, openly or hidden."""
+    shown = text if len(text) <= 2 * _LONGEST else f"{text[:_LONGEST]}\n{text[-_LONGEST:]}"
+    if _hides(shown):
+        return True
+    return any(_speaks(one) for one in _readings(shown))
+
+
+def _hides(text: str) -> bool:
+    if len(_INVISIBLE.findall(text)) >= _MANY_INVISIBLE or _TAG_LETTERS.search(text):
+        return True
+    if len(_OVERRIDES.findall(text)) >= 2 or _DISGUISED.search(text):
+        return True
+    return len(_MIXED.findall(text)) >= _MANY_MIXED
+
+
+def _speaks(text: str) -> bool:
+    lines = text.splitlines() or [text]
+    # A rule's words stand in one line, or in the text with its lines joined.
+    joined = " ".join(text.split())
+    return any(rule.search(joined) or any(map(rule.search, lines)) for rule in _RULES)
+
+
+def _readings(text: str) -> Iterator[str]:
+    """The text as a reader sees it, and what it hides, decoded."""
+    plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).translate(_LOOKALIKES)
+    yield plain
+    yield from _decoded(plain)
+    yield plain.translate(_LEET)
+    yield plain[::-1]
+    yield plain.translate(_ROT13)
+
+
+_ROT13 = str.maketrans(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    "nopqrstuvwxyzabcdefghijklmNOPQRSTUVWXYZABCDEFGHIJKLM",
+)
+
+
+def _decoded(text: str) -> Iterator[str]:
+    if _ENTITIES.search(text):
+        yield html.unescape(text)
+    if _PERCENT.search(text):
+        yield urllib.parse.unquote(text, errors="replace")
+    if _ESCAPES.search(text):
+        yield _unescaped(text)
+    for found in _HEX.finditer(text):
+        yield from _printable(re.sub(r"[^0-9a-fA-F]", "", found[0]), bytes.fromhex)
+    for found in _BASE64.finditer(text):
+        yield from _printable(found[0], _from_base64)
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPE.sub(lambda found: chr(int(found[1] or found[2], 16)), text)
+
+
+def _from_base64(text: str) -> bytes:
+    whole = text.rstrip("=").replace("-", "+").replace("_", "/")
+    return base64.b64decode(whole + "=" * (-len(whole) % 4))
+
+
+def _printable(text: str, decode: Callable[[str], bytes]) -> Iterator[str]:
+    """What a hidden text says, if it says anything."""
+    try:
+        found = decode(text)[:_DECODED].decode()
+    except (ValueError, binascii.Error):
+        return
+    if found.isprintable() or found.replace("\n", " ").isprintable():
+        yield found
