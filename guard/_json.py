@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+_MOST = 10**12
 _EMPTY: Mapping[str, object] = {}
 
 
@@ -19,6 +20,15 @@ def as_list(value: object) -> Sequence[object]:
 def as_text(value: object) -> str | None:
     """``value`` if it is a string, else ``None``."""
     return value if isinstance(value, str) else None
+
+
+def as_count(value: object) -> int | None:
+    """``value`` if it is a whole number that may count something, else ``None``.
+
+    Whole numbers of JSON have no limit: what no float holds cannot be multiplied by a price.
+    """
+    number = as_int(value)
+    return number if number is not None and 0 <= number <= _MOST else None
 
 
 def as_int(value: object) -> int | None:

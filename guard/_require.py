@@ -14,9 +14,17 @@ def require_number(
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
         kind = "a whole number" if whole else "a number"
         raise ConfigError(
-            f"`{name}` is {value!r:.40}; it must be {kind} from {low:g} to {high:g}.",
+            f"`{name}` is {shown_number(value)!s:.40}; it must be {kind} from {low:g} to {high:g}.",
             hint=_fitting(name, value, low, high),
         )
+
+
+def shown_number(value: object) -> str:
+    """``repr``; Python writes no whole number of more than 4300 digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def _fitting(name: str, value: object, low: float, high: float) -> str:

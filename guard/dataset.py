@@ -475,9 +475,9 @@ def _twice(first: Row, row: Row) -> ConfigError:
             f"{row.place}: `id` is that of {first.place} too.",
             hint="Give each row an id of its own, or leave `id` out of both.",
         )
-    people = f"by {first.annotator:.40} and by {row.annotator:.40}"
+    people = f"by {first.annotator!r:.40} and by {row.annotator!r:.40}"
     if first.annotator == row.annotator:
-        people = f"by {row.annotator:.40} both times"
+        people = f"by {row.annotator!r:.40} both times"
     return ConfigError(
         f"{row.place}: this row is labelled twice, {people}; first in {first.place}.",
         hint="Use the file of one person alone: settle with the other what `rag-guard label "

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from guard._json import as_int, as_list, as_map, as_text
+from guard._json import as_count, as_int, as_list, as_map, as_text
 from guard.errors import Unmeasured
 from guard.verdict import Usage
 
@@ -210,13 +210,13 @@ def _usage(body: Mapping[str, object]) -> Usage | None:
     spent = Usage(
         input_tokens=_first_int(usage, "prompt_tokens", "input_tokens", "prompt_eval_count"),
         output_tokens=_first_int(usage, "completion_tokens", "output_tokens", "eval_count"),
-        cached_tokens=as_int(details.get("cached_tokens")),
+        cached_tokens=as_count(details.get("cached_tokens")),
     )
     return None if spent == Usage() else spent
 
 
 def _first_int(values: Mapping[str, object], *names: str) -> int | None:
-    numbers = (as_int(values.get(name)) for name in names)
+    numbers = (as_count(values.get(name)) for name in names)
     return next((number for number in numbers if number is not None), None)
 
 

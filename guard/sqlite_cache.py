@@ -46,7 +46,7 @@ class SqliteCache:
         self._pid, self._rests_until = 0, 0.0
         try:
             self._open()
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, ValueError, sqlite3.Error) as error:
             raise ConfigError(
                 f"The cache {str(path)!r} cannot be opened ({error}).",
                 hint="Name a file in a folder that exists and that this user may write to.",
@@ -150,6 +150,28 @@ def _read(text: str) -> Verdict | None:
         fields: dict[str, Any] = dict(as_map(json.loads(text)))
         del fields["tried"]
         usage = fields.pop("usage")
-        return Verdict(**fields, usage=None if usage is None else Usage(**usage))
+        verdict = Verdict(**fields, usage=None if usage is None else Usage(**usage))
+        return verdict if _is_typed(verdict) else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+_NUMBERS, _TEXTS = ("p_true", "low", "high", "mass", "coverage"), ("signal", "fingerprint")
+_OPTIONAL_TEXTS = ("emitted", "model", "system_fingerprint")
+
+
+def _is_typed(verdict: Verdict) -> bool:
+    """Whether its fields are of the types that they should be; `Verdict` looks at ranges alone."""
+    numbers = [getattr(verdict, name) for name in _NUMBERS]
+    texts = [getattr(verdict, name) for name in _TEXTS]
+    optional = [getattr(verdict, name) for name in _OPTIONAL_TEXTS]
+    usage = verdict.usage or Usage()
+    counts = (usage.input_tokens, usage.output_tokens, usage.cached_tokens)
+    return (
+        all(type(each) in (int, float) for each in numbers)
+        and type(verdict.p_underspecified) in (int, float, type(None))
+        and all(type(each) is str for each in texts)
+        and all(type(each) in (str, type(None)) for each in optional)
+        and all(type(each) in (int, type(None)) for each in counts)
+        and type(usage.requests) is int
+    )

@@ -468,7 +468,7 @@ def _require_same(path: Path, found: Mapping[str, object], header: Mapping[str, 
         )
     if found.get("fingerprint") != header["fingerprint"]:
         raise ConfigError(
-            f"{str(path)!r} holds judgements of {found.get('fingerprint')!s:.200}, not of "
+            f"{str(path)!r} holds judgements of {found.get('fingerprint')!r:.200}, not of "
             f"{header['fingerprint']}.",
             hint="It is left as it is. Name another file, or use the judge that it is of.",
         )

@@ -252,8 +252,8 @@ def test_without_labels_it_is_said_how_to_get_them(write: Write) -> None:
 @pytest.mark.parametrize(
     ("people", "said"),
     [
-        (("anna", "ben"), "this row is labelled twice, by anna and by ben; first in "),
-        (("anna", "anna"), "this row is labelled twice, by anna both times; first in "),
+        (("anna", "ben"), "this row is labelled twice, by 'anna' and by 'ben'; first in "),
+        (("anna", "anna"), "this row is labelled twice, by 'anna' both times; first in "),
         (("anna", None), "`id` is that of "),
     ],
 )

@@ -561,7 +561,7 @@ HEADER = '{"format": "rag-guard judgements 1", "fingerprint": "scripted:scripted
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (HEADER.replace(":scripted", ":other"), "holds judgements of scripted:other, not of"),
+        (HEADER.replace(":scripted", ":other"), "holds judgements of 'scripted:other', not of"),
         (HEADER.replace(" 1", " 2"), "does not begin as a file of judgements in this format"),
         ("My diary, without an end of line", "does not begin as a file of judgements"),
         ("\n", "does not begin as a file of judgements"),

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from guard._json import as_map
+from guard._require import shown_number
 from guard.config.deployment import AuditKeys, LabelTexts, MessageTexts, PriceKeys, Table
 from guard.config.toml import dotted
 from guard.errors import UNMEASURED_KINDS, ConfigError
@@ -69,7 +70,7 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         return f"is {str(value).lower()}"
     if isinstance(value, int | float):
-        return f"is {value!r:.24}"
+        return f"is {shown_number(value)!s:.24}"
     names: Mapping[type, str] = {str: "a text that does not fit", list: "a list", dict: "a table"}
     return f"is {names.get(type(value)) or 'a ' + type(value).__name__}"
 

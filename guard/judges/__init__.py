@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
 
 from guard.errors import ConfigError
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from guard.judges.sampled import SampledJudge
     from guard.judges.several import Chain, Link, Mean
     from guard.judges.system_one import SystemOneJudge
+
+C = TypeVar("C")
 
 __all__ = [
     "Chain",
@@ -177,12 +179,26 @@ def _client(options: JudgeOptions) -> "AsyncOpenAI":
     from openai import AsyncOpenAI
 
     # Asynchronous only: then a synchronous check can be cancelled at its deadline as well.
-    return AsyncOpenAI(
-        api_key=find_key(options.api_key, options.base_url),
+    key = find_key(options.api_key, options.base_url)
+    return _made(
+        AsyncOpenAI,
+        api_key=key,
         base_url=options.base_url,
         max_retries=0,
         timeout=60.0,
     )
+
+
+def _made(make: Callable[..., C], **arguments: object) -> C:
+    try:
+        return make(**arguments)
+    except ConfigError:
+        raise
+    except Exception as error:  # InvalidURL, of a package that depends on openai's version.
+        raise ConfigError(
+            f"base_url is no address that an HTTP client takes ({type(error).__name__}).",
+            hint='Write e.g. "http://127.0.0.1:8080/v1".',
+        ) from None
 
 
 def _openai(model: str, options: JudgeOptions) -> Judge:
@@ -197,7 +213,8 @@ def _azure(deployment: str, options: JudgeOptions) -> Judge:
 
     endpoint = _azure_setting(options.base_url, "AZURE_OPENAI_ENDPOINT", "base_url")
     _require_resource(endpoint)
-    client = AsyncAzureOpenAI(
+    client = _made(
+        AsyncAzureOpenAI,
         azure_endpoint=endpoint,
         api_key=_sendable(_azure_setting(options.api_key, "AZURE_OPENAI_API_KEY", "api_key_env")),
         api_version=_azure_setting(options.api_version, "OPENAI_API_VERSION", "api_version"),

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
+from http.cookiejar import CookieJar
 from typing import NamedTuple
 
 import openai
@@ -177,17 +178,29 @@ class ClientConnection(Connection):
 
 
 def _send(client: OpenAI, post: Post, end: float) -> object:
+    _forget_odd_cookies(client)
     with _json_expected():
         options: openai.RequestOptions = {"timeout": _seconds_left(end)}
         return _parsed(client.post(post.path, body=post.body, cast_to=object, options=options))
 
 
 async def _asend(client: AsyncOpenAI, post: Post, end: float) -> object:
+    _forget_odd_cookies(client)
     with _json_expected():
         options: openai.RequestOptions = {"timeout": _seconds_left(end)}
         return _parsed(
             await client.post(post.path, body=post.body, cast_to=object, options=options)
         )
+
+
+def _forget_odd_cookies(client: OpenAI | AsyncOpenAI) -> None:
+    """Cookies that HTTP cannot carry: one reply could turn down every later request with one."""
+    jar = getattr(getattr(getattr(client, "_client", None), "cookies", None), "jar", None)
+    if not isinstance(jar, CookieJar):
+        return
+    for one in list(jar):
+        if not f"{one.name}{one.value}".isascii():
+            jar.clear(one.domain, one.path, one.name)
 
 
 def _parsed(reply: object) -> object:
@@ -224,8 +237,9 @@ def _json_expected() -> Generator[None]:
     except UnicodeEncodeError as error:
         # Not the reply. The original holds the whole key: no traceback shows it.
         raise unsendable(error) from None
-    except (ValueError, RecursionError) as error:
-        # ValueError: no JSON, no UTF-8, or a whole number of more than 4300 digits.
+    except (ValueError, RecursionError, AssertionError, TypeError, LookupError) as error:
+        # ValueError: no JSON, no UTF-8, or a whole number of more than 4300 digits. The others come
+        # of a charset that Python knows, but which is none of text ("hex").
         raise not_json(error) from None  # Its text quotes the reply.
 
 

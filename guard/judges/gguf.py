@@ -203,9 +203,10 @@ def _require_gguf(path: Path) -> Path:
     try:
         with path.open("rb") as file:
             magic = file.read(4)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"The model file {str(path)!r} cannot be read ({error.strerror}).",
+            f"The model file {str(path)!r} cannot be read ({why}).",
             hint="Give the path of a .gguf file: gguf:PATH.",
         ) from error
     if magic != b"GGUF":

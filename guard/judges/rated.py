@@ -8,7 +8,7 @@ from typing import NamedTuple
 import openai
 from openai import AsyncOpenAI, OpenAI
 
-from guard._json import as_int, as_map
+from guard._json import as_count, as_map
 from guard.errors import ConfigError, JudgeError, JudgeRejected, Unmeasured
 from guard.judges.client_judge import ClientJudge, Conversation
 from guard.judges.connection import ClientConnection, Post
@@ -170,9 +170,9 @@ def rounding(value: float) -> float:
 
 def _usage(found: Mapping[str, object]) -> Usage | None:
     spent = Usage(
-        as_int(found.get("input_tokens")),
-        as_int(found.get("output_tokens")),
-        as_int(as_map(found.get("input_tokens_details")).get("cached_tokens")),
+        as_count(found.get("input_tokens")),
+        as_count(found.get("output_tokens")),
+        as_count(as_map(found.get("input_tokens_details")).get("cached_tokens")),
     )
     return None if spent == Usage() else spent
 
