@@ -10,8 +10,8 @@ from opentelemetry.trace import Status, StatusCode
 
 from guard.breaker import State, all_breakers
 from guard.decision import Decision
-from guard.trace import Attributes, Value
-from guard.worker import shared_workers
+from guard.trace import Attributes, Span, Value
+from guard.worker import fan_out_workers, shared_workers
 
 _NAME = "rag_guard"
 _STATES: dict[State, int] = {"closed": 0, "half_open": 1, "open": 2}
@@ -49,6 +49,11 @@ class OtelSink:
         )
         self._unmeasured = meter.create_counter(
             "rag_guard.unmeasured", "{decision}", "Decisions without a verdict, by kind."
+        )
+        self._undecided = meter.create_counter(
+            "rag_guard.undecided",
+            "{query}",
+            "Queries that ended without a decision: cancelled, or by a bug.",
         )
         self._cache_hits = meter.create_counter(
             "rag_guard.cache.hits", "{decision}", "Decisions whose verdict came from the cache."
@@ -88,8 +93,10 @@ class OtelSink:
         )
 
     @contextmanager
-    def span(self, name: str, attributes: Attributes) -> Generator[OtelSpan]:
-        """As `guard.trace.Sink.span`."""
+    def span(
+        self, name: str, attributes: Attributes, inside: Span | None = None
+    ) -> Generator[OtelSpan]:
+        """As `guard.trace.Sink.span`; its parent is the current span, whoever's that is."""
         # Exceptions are told by kind, in `fail`: their text may hold what no trace is to hold.
         with self._tracer.start_as_current_span(
             name,
@@ -101,17 +108,21 @@ class OtelSink:
 
     def asked(self, seconds: float, attributes: Attributes) -> None:
         """As `guard.trace.Sink.asked`."""
-        self._judge_seconds.record(seconds, dict(attributes))
+        self._judge_seconds.record(seconds, _sayable(attributes))
 
     def in_flight(self, change: int, attributes: Attributes) -> None:
         """As `guard.trace.Sink.in_flight`."""
-        self._in_flight.add(change, dict(attributes))
+        self._in_flight.add(change, _sayable(attributes))
+
+    def undecided(self, attributes: Attributes) -> None:
+        """As `guard.trace.Sink.undecided`."""
+        self._undecided.add(1, _sayable(attributes))
 
     def decided(self, decision: Decision) -> None:
         """As `guard.trace.Sink.decided`."""
         where: dict[str, Value] = {}
         if decision.deployment is not None:
-            where["rag_guard.deployment"] = decision.deployment
+            where = _sayable({"rag_guard.deployment": decision.deployment})
         route = "raise" if decision.route is None else decision.route.value
         self._decisions.add(
             1,
@@ -140,11 +151,13 @@ def _breakers(_options: CallbackOptions) -> Iterable[Observation]:
     for breaker in all_breakers():
         # One endpoint has several where several keys ask there.
         worst[breaker.name] = max(worst.get(breaker.name, 0), _STATES[breaker.state])
-    return [Observation(state, {"rag_guard.endpoint": name}) for name, state in worst.items()]
+    return [
+        Observation(state, _sayable({"rag_guard.endpoint": name})) for name, state in worst.items()
+    ]
 
 
 def _abandoned(_options: CallbackOptions) -> Iterable[Observation]:
-    return [Observation(shared_workers.abandoned)]
+    return [Observation(shared_workers.abandoned + fan_out_workers.abandoned)]
 
 
 def _sayable(attributes: Attributes) -> dict[str, Value]:

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Generator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
@@ -77,7 +77,7 @@ def asking(judge: Judge) -> Generator[None]:
     """
     with ExitStack() as stack:
         for witness in _witnesses.get():
-            entered(stack, witness.asking(judge))
+            entered(stack, partial(witness.asking, judge))
         stack.enter_context(breaking(judge))
         yield
 
@@ -89,10 +89,12 @@ def witnessed(witnesses: tuple[Witness, ...]) -> Generator[None]:
     try:
         yield
     finally:
-        _witnesses.reset(token)
+        # A coroutine whose loop is gone is closed by the garbage collector, in another context.
+        with suppress(ValueError):
+            _witnesses.reset(token)
 
 
-def entered(stack: ExitStack, context: AbstractContextManager[T]) -> T | None:
+def entered(stack: ExitStack, make: Callable[[], AbstractContextManager[T]]) -> T | None:
     """Enters somebody else's context; what it raises by itself is logged, and changes nothing."""
 
     def leave(
@@ -105,6 +107,7 @@ def entered(stack: ExitStack, context: AbstractContextManager[T]) -> T | None:
                 logger.error("A watcher failed: %s", described(own))
 
     try:
+        context = make()
         found = context.__enter__()
     except Exception as own:
         logger.error("A watcher failed: %s", described(own))

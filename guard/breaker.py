@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Literal, Protocol, runtime_checkable
@@ -168,7 +168,11 @@ _breakers: "weakref.WeakSet[Breaker]" = weakref.WeakSet()
 
 def all_breakers() -> list[Breaker]:
     """Those of this process."""
-    return list(_breakers)
+    while True:
+        try:
+            return list(_breakers)
+        except RuntimeError:  # Another thread has just made one; a lock would not survive a fork.
+            continue
 
 
 @lru_cache(maxsize=1024)
@@ -224,7 +228,8 @@ def one_probe() -> Generator[None]:
     try:
         yield
     finally:
-        _joint_pass.reset(token)
+        with suppress(ValueError):  # As in `guard.ask.witnessed`.
+            _joint_pass.reset(token)
 
 
 @runtime_checkable

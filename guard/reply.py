@@ -236,11 +236,15 @@ def _not_a_reply(body: object) -> Unmeasured:
     )
 
 
+_CODE = re.compile(r"[A-Za-z][\w.-]{0,39}")
+
+
 def _error_inside(error: object) -> Unmeasured:
     # OpenRouter and some proxies report a provider's failure inside HTTP 200, as a whole or as a
     # choice. Its text is not shown: it may repeat passages.
     code = as_map(error).get("code")
-    named = "" if code is None else f" (code {code!r:.40})"
+    word = code if isinstance(code, str) and _CODE.fullmatch(code) else as_count(code)
+    named = "" if word is None else f" (code {word!r})"
     return Unmeasured(
         f"The endpoint reports an error inside HTTP 200{named}.",
         kind="malformed",

@@ -11,12 +11,14 @@ import asyncio
 import json
 import logging
 import time
+import uuid
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 from guard.decision import Decision
-from guard.errors import JudgeError
+from guard.errors import UNMEASURED_KINDS, ConfigError, JudgeError
 from guard.judge import Judge, Profiled
 from guard.query import Query
 
@@ -24,6 +26,10 @@ logger = logging.getLogger("guard.trace")
 
 CHECK, ASK = "rag_guard.check", "rag_guard.ask"
 """Names of the spans: one query; one request to one judge."""
+
+MAX_DOCUMENTS = 64
+"""Contexts whose texts a span holds at most. OpenTelemetry keeps 128 attributes unless told
+otherwise, and drops those that were set first: what the query was and where it went."""
 
 Value = str | bool | int | float
 Attributes = Mapping[str, Value]
@@ -45,8 +51,13 @@ class Sink(Protocol):
     """Where spans and measurements go."""
 
     @contextmanager
-    def span(self, name: str, attributes: Attributes) -> Generator[Span]:
-        """A span, the current one for as long as the block runs."""
+    def span(
+        self, name: str, attributes: Attributes, inside: Span | None = None
+    ) -> Generator[Span]:
+        """A span, the current one for as long as the block runs.
+
+        ``inside`` tells those that know of no current span which one it is in.
+        """
         ...
 
     def asked(self, seconds: float, attributes: Attributes) -> None:
@@ -61,6 +72,10 @@ class Sink(Protocol):
         """One decision, once."""
         ...
 
+    def undecided(self, attributes: Attributes) -> None:
+        """One query has ended without a decision."""
+        ...
+
 
 class Trace:
     """Watches every query of a gate, and counts its decisions.
@@ -72,7 +87,11 @@ class Trace:
     Args:
         texts: whether spans hold question, contexts and message. Off, they hold no text of a user,
             an index or a model.
-        tracer_provider, meter_provider: OpenTelemetry's; ``None`` = the global ones.
+        tracer_provider, meter_provider: OpenTelemetry's; ``None`` = the global ones, also where
+            they are set later.
+
+    Raises:
+        ConfigError: ``texts`` is not a bool.
     """
 
     blocks = False
@@ -80,6 +99,7 @@ class Trace:
     def __init__(
         self, *, texts: bool = False, tracer_provider: Any = None, meter_provider: Any = None
     ) -> None:
+        _require_flag(texts)
         self.texts = texts
         self._sink = _sink(tracer_provider, meter_provider)
 
@@ -94,10 +114,19 @@ class Trace:
         self._sink.in_flight(+1, where)
         try:
             with self._sink.span(CHECK, {**_KIND, **where, **_asked(query, self.texts)}) as span:
-                with _ending(span):
+                with self._counting(where), _ending(span):
                     yield QuerySpan(span, self._sink, self.texts)
         finally:
             self._sink.in_flight(-1, where)
+
+    @contextmanager
+    def _counting(self, where: Attributes) -> Generator[None]:
+        """Counts a query that ends without a decision; no other metric would show it."""
+        try:
+            yield
+        except BaseException as error:
+            self._sink.undecided({**where, "error.type": _kind_of(error)})
+            raise
 
 
 class QuerySpan:
@@ -114,10 +143,15 @@ class QuerySpan:
             return
         about = {"openinference.span.kind": "EVALUATOR", "rag_guard.fingerprint": judge.fingerprint}
         model: Attributes = {"llm.model_name": judge.model or type(judge).__name__}
+        with self._sink.span(ASK, {**about, **model}, self._span) as span:
+            with self._timed(model), _ending(span):
+                yield
+
+    @contextmanager
+    def _timed(self, model: Attributes) -> Generator[None]:
         started, outcome = time.perf_counter(), "verdict"
         try:
-            with self._sink.span(ASK, {**about, **model}) as span, _ending(span):
-                yield
+            yield
         except BaseException as error:
             outcome = _kind_of(error)
             raise
@@ -128,13 +162,21 @@ class QuerySpan:
     def decided(self, decision: Decision) -> None:
         """Writes the decision into the span; one that was not measured is a failure of it."""
         self._span.set(attributes_of(decision))
-        if self._texts and decision.message is not None:
+        if self._texts and decision.message is not None and not decision.passes:
             self._span.set({"output.value": decision.message})
         if decision.unmeasured:
             self._span.fail(decision.reason.value)
 
 
 _KIND: Attributes = {"openinference.span.kind": "GUARDRAIL"}
+
+
+def _require_flag(texts: object) -> None:
+    if not isinstance(texts, bool):
+        raise ConfigError(
+            f"`texts` is {texts!r:.40}, not True or False.",
+            hint="It decides whether spans hold your users' texts.",
+        )
 
 
 def _asked(query: Query, texts: bool) -> Attributes:
@@ -145,7 +187,7 @@ def _asked(query: Query, texts: bool) -> Attributes:
     }
     if texts:
         known["input.value"] = query.question
-        for number, text in enumerate(query.contexts):
+        for number, text in enumerate(query.contexts[:MAX_DOCUMENTS]):
             known[f"input.documents.{number}.document.content"] = text
     return known
 
@@ -169,9 +211,10 @@ def attributes_of(decision: Decision) -> dict[str, Value]:
         known["gen_ai.evaluation.score.label"] = known["rag_guard.route"]
     known["gen_ai.evaluation.explanation"] = decision.detail
     known["llm.model_name"] = record["model"]
-    if decision.verdict is not None and decision.verdict.usage is not None:
-        known["llm.token_count.prompt"] = decision.verdict.usage.input_tokens
-        known["llm.token_count.completion"] = decision.verdict.usage.output_tokens
+    usage = None if decision.verdict is None else decision.verdict.usage
+    if usage is not None and not decision.cached:  # What is in the cache was paid for before.
+        known["llm.token_count.prompt"] = usage.input_tokens
+        known["llm.token_count.completion"] = usage.output_tokens
     return {name: value for name, value in known.items() if isinstance(value, Value)}
 
 
@@ -212,7 +255,8 @@ def _ending(span: Span) -> Generator[None]:
 
 
 def _kind_of(error: BaseException) -> str:
-    if isinstance(error, JudgeError):
+    # A judge that is not ours may put any text where the kind belongs.
+    if isinstance(error, JudgeError) and error.kind in UNMEASURED_KINDS:
         return error.kind
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         return "cancelled"
@@ -223,27 +267,37 @@ def _sink(tracer_provider: Any, meter_provider: Any) -> Sink:
     try:
         from guard._otel import OtelSink
     except ImportError:
-        logger.warning(
-            "OpenTelemetry is not installed: spans are written to this log, and there are no "
-            'metrics. pip install "rag-guard[otel]"'
-        )
+        _warn_of_log()
         return LogSink()
     return OtelSink(tracer_provider, meter_provider)
+
+
+@cache
+def _warn_of_log() -> None:
+    """Once a process, however many gates there are."""
+    logger.warning(
+        "OpenTelemetry is not installed: spans are written to this log, and there are no "
+        'metrics. pip install "rag-guard[otel]"'
+    )
 
 
 class LogSink:
     """Spans as lines of JSON in the log ``guard.trace``."""
 
     @contextmanager
-    def span(self, name: str, attributes: Attributes) -> Generator["LogSpan"]:
+    def span(
+        self, name: str, attributes: Attributes, inside: Span | None = None
+    ) -> Generator["LogSpan"]:
         """As `Sink.span`."""
         span, started = LogSpan(dict(attributes)), time.perf_counter()
+        about = {"span": name, "id": span.id}
+        if isinstance(inside, LogSpan):
+            about["parent"] = inside.id
         try:
             yield span
         finally:
             seconds = round(time.perf_counter() - started, 6)
-            line = {"span": name, "seconds": seconds, **span.attributes}
-            logger.info("%s", json.dumps(line))
+            logger.info("%s", json.dumps({**about, "seconds": seconds, **span.attributes}))
 
     def asked(self, seconds: float, attributes: Attributes) -> None:
         """Nothing: its span says it."""
@@ -254,11 +308,15 @@ class LogSink:
     def decided(self, decision: Decision) -> None:
         """Nothing: its span says it."""
 
+    def undecided(self, attributes: Attributes) -> None:
+        """Nothing: its span says it."""
+
 
 class LogSpan:
     """What one line will hold."""
 
     def __init__(self, attributes: dict[str, Value]) -> None:
+        self.id = uuid.uuid4().hex[:16]
         self.attributes = attributes
 
     def set(self, attributes: Attributes) -> None:

@@ -8,6 +8,7 @@ decision, nor has one that a bug ended.
 import logging
 from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from guard._failure import described
@@ -63,7 +64,7 @@ def watched(
 ) -> Generator[Watching]:
     """Around one query, for all its watchers; what is asked inside is shown to them."""
     with ExitStack() as stack:
-        each = [entered(stack, one.watching(query, deployment)) for one in watchers]
+        each = [entered(stack, partial(one.watching, query, deployment)) for one in watchers]
         watches = tuple(one for one in each if one is not None)
         stack.enter_context(witnessed(watches))
         yield Watching(watches)
