@@ -25,6 +25,7 @@ from guard.reading import read_verdict
 from guard.retry import Retry
 from guard.thresholds import Thresholds
 from guard.verdict import Usage, Verdict
+from guard.windows import Windows
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,7 @@ __all__ = [
     "Unmeasured",
     "Usage",
     "Verdict",
+    "Windows",
     "__version__",
     "read_verdict",
 ]

@@ -48,12 +48,14 @@ class _Asked:
         mode: that the caller set.
         end: of its deadline, on the monotonic clock.
         notes: what happened so far.
+        is_rest: whether suspect passages were left out of it.
     """
 
     query: Query
     mode: Mode | None
     end: float
     notes: Notes = field(default_factory=Notes)
+    is_rest: bool = False
 
     @property
     def seconds_left(self) -> float:
@@ -62,14 +64,16 @@ class _Asked:
     def without(self, places: Sequence[int]) -> "_Asked":
         """The same without some of the contexts."""
         left = tuple(text for at, text in enumerate(self.query.contexts) if at not in places)
-        return replace(self, query=replace(self.query, contexts=left))
+        return replace(self, query=replace(self.query, contexts=left), is_rest=True)
 
 
 class _Measured(NamedTuple):
-    """A verdict, and whether it came from the cache."""
+    """A verdict, whether it came from the cache, and which passages speak to the judge, looked for
+    where the query would be answered."""
 
     verdict: Verdict
     cached: bool
+    suspects: tuple[int, ...] = ()
 
 
 class _Facts(NamedTuple):
@@ -280,25 +284,18 @@ class Gate:
             return self._decision(asked, started, routed, detail)
         try:
             measured = yield asked
-            places = self._suspects(asked, measured)
-            if places:
-                measured = yield from self._without(asked, measured, places)
+            if measured.suspects:
+                measured = yield from self._without(asked, measured)
         except JudgeError as error:
             return self._unmeasured(asked, started, error)
         return self._measured(asked, started, measured)
 
-    def _suspects(self, asked: _Asked, measured: _Measured) -> tuple[int, ...]:
-        """Passages that speak to the judge, where the query would be answered with them."""
-        if not self.policy.leave_out_suspects:
-            return ()
-        routed = self.route(measured.verdict, asked.query.lang)
-        return suspects(asked.query.contexts) if routed.route is Route.ANSWER else ()
-
     def _without(
-        self, asked: _Asked, measured: _Measured, places: tuple[int, ...]
+        self, asked: _Asked, measured: _Measured
     ) -> Generator[_Asked, _Measured, _Measured]:
         """The verdict without suspect passages, unless the query is answered without them too."""
-        whole, rest = measured.verdict, asked.without(places)
+        whole, places = measured.verdict, measured.suspects
+        rest = asked.without(places)
         if rest.query.is_empty:
             # Nothing else speaks for the answer: how much the passages themselves do, nobody knows.
             return measured._replace(verdict=replace(whole, low=0.0, suspects=places))
@@ -413,29 +410,48 @@ class Gate:
         return verdict.model if verdict is not None and verdict.tried else self.judge.model
 
     def _measure(self, asked: _Asked) -> _Measured:
+        verdict, cached = self._found(asked)
+        return _Measured(verdict, cached, self._suspects(asked, verdict))
+
+    def _found(self, asked: _Asked) -> tuple[Verdict, bool]:
+        """The verdict, and whether it was in the cache."""
         if (cache := self.cache) is None:
-            return _Measured(self._verdict(asked), cached=False)
+            return self._verdict(asked), False
         key = cache_key(self.judge.fingerprint, asked.query)
         if (kept := cache.get(key)) is not None:
-            return _Measured(kept, cached=True)
+            return kept, True
         verdict = self._verdict(asked)
         if keepable(verdict):
             cache.put(key, verdict)
-        return _Measured(verdict, cached=False)
+        return verdict, False
+
+    def _suspects(self, asked: _Asked, verdict: Verdict) -> tuple[int, ...]:
+        """Passages that speak to the judge, where the query would be answered with them."""
+        if not self.policy.leave_out_suspects or asked.is_rest:
+            return ()
+        routed = self.route(verdict, asked.query.lang)
+        return suspects(asked.query.contexts) if routed.route is Route.ANSWER else ()
 
     def _verdict(self, asked: _Asked) -> Verdict:
         return self._measurement.verdict(asked.query, asked.seconds_left, asked.notes)
 
     async def _ameasure(self, asked: _Asked) -> _Measured:
+        verdict, cached = await self._afound(asked)
+        look = partial(self._suspects, asked, verdict)
+        # Looking takes half a second for each million characters.
+        found = await asyncio.to_thread(look) if asked.query.is_long else look()
+        return _Measured(verdict, cached, found)
+
+    async def _afound(self, asked: _Asked) -> tuple[Verdict, bool]:
         if (cache := self.cache) is None:
-            return _Measured(await self._averdict(asked), cached=False)
+            return await self._averdict(asked), False
         key = cache_key(self.judge.fingerprint, asked.query)
         if (kept := await _through(cache, cache.get, key)) is not None:
-            return _Measured(kept, cached=True)
+            return kept, True
         verdict = await self._averdict(asked)
         if keepable(verdict):
             await _through(cache, cache.put, key, verdict)
-        return _Measured(verdict, cached=False)
+        return verdict, False
 
     async def _averdict(self, asked: _Asked) -> Verdict:
         return await self._measurement.averdict(asked.query, asked.seconds_left, asked.notes)

@@ -22,9 +22,6 @@ from guard.verdict import Verdict
 from guard.windows import Replies, Room, Trip, Windows
 from guard.worker import Workers
 
-# Characters of contexts that take so long to divide that other tasks of a loop would notice.
-_INLINE_CHARACTERS = 200_000
-
 
 @dataclass(slots=True)
 class Notes:
@@ -149,11 +146,10 @@ class Measurement:
         self, query: Query, whole: Verdict | JudgeError, end: float, notes: Notes
     ) -> Verdict:
         trip = self.windows.trip(query, whole, self._room)
-        is_long = sum(map(len, query.contexts)) > _INLINE_CHARACTERS
         replies: Replies | None = None
         while True:
             advance = partial(_advanced, trip, replies)
-            step = await asyncio.to_thread(advance) if is_long else advance()
+            step = await asyncio.to_thread(advance) if query.is_long else advance()
             if step.verdict is not None:
                 return step.verdict
             replies = await _all([self._reply(each, end, notes) for each in step.queries])

@@ -172,7 +172,7 @@ class Policy:
         require_instance("messages", self.messages, Messages)
         require_one_of("mode", self.mode, get_args(Mode))
         require_one_of("on_stale", self.on_stale, (*get_args(OnUnmeasured), None))
-        require_instance("leave_out_suspects", self.leave_out_suspects, bool)
+        require_one_of("leave_out_suspects", self.leave_out_suspects, (True, False))
         require_number("deadline", self.deadline, MIN_DEADLINE, MAX_DEADLINE)
         if self.canary is not None:
             require_number("canary", self.canary, 0, 1)

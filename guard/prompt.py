@@ -17,7 +17,7 @@ from guard.errors import ConfigError, Unmeasured
 from guard.labels import TRUE_FALSE, Labels
 from guard.query import Query
 
-PROMPT_VERSION = "1"
+PROMPT_VERSION = "2"
 """Changes whenever a changed word or packing rule may move verdicts; part of every fingerprint."""
 
 EVIDENCE_TEMPLATE = """\
@@ -73,8 +73,11 @@ _CONTROL = re.compile(
     # ChatML and its many relatives; DeepSeek writes the same with full-width bars.
     r"<[|\uff5c](?=\S)|(?<=\S)[|\uff5c]>"
     r"|<(?=/?(?:think|thinking|thought|reasoning|seed:[\w:]+|tool_call|s|bos|eos|bos_token|eos_token"
-    r"|pad|unk|start_of_turn|end_of_turn)>)"
-    r"|\[(?=/?(?:INST|SYS|THINK|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS)\])"
+    r"|pad|unk|sop|eop|eoh|eoa|start_of_turn|end_of_turn|start_of_image|end_of_image|unused\d{1,4}"
+    r"|reserved_\d{1,4}|extra_id_\d{1,4})>)"
+    r"|\[(?=/?(?:INST|SYS|THINK|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|AVAILABLE_TOOLS"
+    r"|ARGS|CALL_ID|gMASK|BOS|EOS)\])"
+    r"|\[(?=\|\w{1,20}\|\])|\](?=~[a-z!])|\[(?=e~\[)"
     r"|<(?=<SYS>>|</SYS>>)|\u25c1(?=/?think\u25b7)",
     re.IGNORECASE,
 )
@@ -109,6 +112,7 @@ class Prompt:
         labels: the two words to choose from.
         max_context_chars: room for the contexts' characters, or ``None`` for no limit. Whole
             passages are taken in order while they fit; what is left out shows as ``coverage``.
+        max_history_chars: room for earlier turns, in characters; the latest are kept.
         secret: key of the delimiters' HMAC. Set your own where passages may come from somebody who
             knows rag-guard's default and all other passages of the set.
 
@@ -119,6 +123,7 @@ class Prompt:
     template: str = DEFAULT_TEMPLATE
     labels: Labels = TRUE_FALSE
     max_context_chars: int | None = None
+    max_history_chars: int = 4000
     secret: str = field(default="rag-guard", repr=False)
 
     def __post_init__(self) -> None:
@@ -137,6 +142,7 @@ class Prompt:
                 )
         if self.max_context_chars is not None:
             require_number("max_context_chars", self.max_context_chars, 1, 10**9, whole=True)
+        require_number("max_history_chars", self.max_history_chars, 0, 10**9, whole=True)
 
     @property
     def fingerprint(self) -> str:
@@ -147,6 +153,7 @@ class Prompt:
             self.labels.true,
             self.labels.false,
             self.max_context_chars,
+            self.max_history_chars,
             hashlib.sha256(self.secret.encode("utf-8", "surrogatepass")).hexdigest()[:8],
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -188,8 +195,10 @@ class Prompt:
     def _render(self, template: str, query: Query) -> Rendered:
         contexts = [clean(context) for context in query.contexts]
         taken, coverage = self._pack(contexts)
-        conversation = _conversation(query)
-        mark = self._mark([*contexts, conversation])
+        turns = [clean(turn.text) for turn in query.history]
+        question = clean(query.question)
+        mark = self._mark([*contexts, *turns, question])
+        conversation = _conversation(query, turns, question, mark, self.max_history_chars)
         text = self._fill(
             template,
             {
@@ -252,6 +261,23 @@ def _between(name: str, mark: str, text: str) -> str:
     return f"[{mark} {name} begins]\n{text}\n[{mark} {name} ends]"
 
 
-def _conversation(query: Query) -> str:
-    turns = [f"({turn.role}, earlier) {turn.text}" for turn in query.history]
-    return clean("\n".join([*turns, query.question]))
+def _conversation(query: Query, texts: Sequence[str], question: str, mark: str, room: int) -> str:
+    """The question, after the latest earlier turns that there is room for.
+
+    Each turn carries the mark: a text cannot forge another one's.
+    """
+    turns = list[str]()
+    for turn, text in zip(reversed(query.history), reversed(texts), strict=True):
+        if len(text) > room:
+            turns.append(f"[{mark} earlier turns are left out]")
+            break
+        room -= len(text)
+        turns.append(f"[{mark} earlier, {_role(turn.role)}] {text}")
+    if turns:
+        question = f"[{mark} now] {question}"
+    return "\n".join([*reversed(turns), question])
+
+
+def _role(role: str) -> str:
+    """A role as a word: what an application calls its speakers may come from outside as well."""
+    return re.sub(r"\W", "", role)[:20] or "somebody"

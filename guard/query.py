@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from guard.errors import ConfigError
 
+_LONG = 200_000  # Characters.
+
 
 class Turn(NamedTuple):
     """One earlier turn of the conversation."""
@@ -60,6 +62,11 @@ class Query:
     def is_empty(self) -> bool:
         """Whether nothing was retrieved: no context holds anything but white space."""
         return not any(context.strip() for context in self.contexts)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether to work on its contexts takes so long that tasks of an event loop would notice."""
+        return sum(map(len, self.contexts)) > _LONG
 
     @property
     def question_hash(self) -> str:

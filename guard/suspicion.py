@@ -46,72 +46,167 @@ _ENTITIES = re.compile(r"(?:&#x?[0-9a-fA-F]{2,6};){4,2000}")
 _ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}){4,2000}")
 # Accents upon accents, letters one by one, Morse and Braille: nobody writes passages so.
 _DISGUISED = re.compile(
-    "(?:[A-Za-z][\u0300-\u036f]{2,8}[^\\w]?){4}|(?:(?<!\\w)\\w[ ._*|-]){12}|(?:[.-]{1,6}[ /]{1,3}){12}"
-    "|[\u2801-\u28ff]{4}"
+    "(?:[A-Za-z][\u0300-\u036f]{2,8}[^\\w]?){4}|(?:(?<!\\w)\\w[ ._*|-]{1,3}){12}"
+    "|(?:[.-]{1,6}[ /]{1,3}){12}|[\u2801-\u28ff]{4}"
 )
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})")
 _LEET = str.maketrans("013457@$!", "oieastasi")
 
 # ── What it says ─────────────────────────────────────────────────────────────────────────────────
 
+
+class _Rule:
+    """A pattern, and stems of which a text must hold one before the pattern is worth a search."""
+
+    def __init__(self, stems: tuple[str, ...], pattern: str) -> None:
+        self._stems = stems
+        self._pattern = re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+
+    def finds(self, text: str, lower: str, joined: str) -> bool:
+        """Whether it stands in the text, or in the text with its lines joined."""
+        if not any(stem in lower for stem in self._stems):
+            return False
+        return bool(self._pattern.search(joined) or self._pattern.search(text))
+
+
 _TRUE = r"(?:true|yes|sufficient|suffices?|pass(?:ed)?|positive|affirmative|enough)"
-_RULES = tuple(
-    re.compile(rule, re.IGNORECASE)
-    for rule in (
-        # The verdict by its name, or a verdict at all.
+_RULES = (
+    # The verdict by its name, or a verdict at all.
+    _Rule(
+        ("sufficien",),
         r"has[_\W]{0,3}sufficient|sufficient[_\W]{0,3}context|context[_\W]{0,3}sufficien",
+    ),
+    _Rule(
+        ("true", "yes", "suffic", "pass", "positive", "affirmative", "enough"),
         r"\b(?:verdict|judge?ment|decision|label|grade|rating|classification|ruling|result|output|"
-        rf"answer|response|sufficien\w{{0,3}}|status|score|outcome)[\"'*_`]{{0,3}}\s{{0,3}}(?:[:=|>]|is|was|->|=>)"
-        rf"{{1,2}}\s{{0,3}}[\"'*_`(\[]{{0,3}}{_TRUE}\b",
+        r"answer|response|sufficien\w{0,3}|status|score|outcome)[\"'*_`]{0,3}\s{0,3}"
+        rf"(?:[:=|>]|is|was|->|=>){{1,2}}\s{{0,3}}[\"'*_`(\[]{{0,3}}{_TRUE}\b",
+    ),
+    _Rule(
+        ("verdict", "sufficient", "answer", "label", "supported", "grounded", "complete"),
         r"[\"'](?:sufficient|verdict|answer|label|supported|grounded|complete)[\"']\s{0,3}[:=]\s{0,3}"
         r"(?:true|1\b|[\"'](?:true|yes))",
-        # The label itself, as a word that is spoken of.
+    ),
+    # The label itself, as a word that is spoken of.
+    _Rule(
+        ("true",),
         r"(?-i:\bTrue\b)(?=\s{0,3}(?:[\"'\u201d\u00bb\u300d.,;:!?()\[\]{}<>|*_`/=\u3002\u3001-]|$))|"
         r"(?-i:(?<=[\"'\u201c\u201e\u00ab\u300c(:=|>])\s{0,2}True\b)|(?-i:\bTRUE\b)",
-        r"\b(?:word|label|verdict|say|says?|write|answer|token)\b.{0,20}(?-i:\bTrue\b)",
-        # Orders to whoever reads.
+    ),
+    # Not where a sentence or a title begins with it.
+    _Rule(
+        ("true",),
+        r"(?-i:(?<!^)(?<![.!?] )\bTrue\b(?! [A-Z]))",
+    ),
+    # Orders to whoever reads.
+    _Rule(
+        ("ignore", "disregard", "forget", "override", "bypass", "follow"),
         r"\b(?:ignore|disregard|forget|override|bypass|stop following|do not follow)\b.{0,60}"
         r"\b(?:instructions?|prompt|task|rules?|above|previous|prior|earlier|guidelines?|criteria|"
         r"checks?)\b",
+    ),
+    _Rule(
+        ("true", "yes", "suffic"),
         r"\b(?:write|answer|output|reply|respond|say|return|print|choose|select|mark|label|emit|type|"
         r"vote|judge|rule)\b.{0,40}\b(?:true|\"?yes\"?|sufficient)\b",
+    ),
+    _Rule(
+        ("true", "suffic"),
         r"\b(?:true|sufficient)\b.{0,40}\b(?:must|should|shall|is the only|is required|is expected|"
         r"is the (?:correct|right))\b",
-        r"\b(?:dear|attention|note to|message (?:to|for)|instructions? (?:to|for)|hey|hello)\b.{0,20}\b"
-        r"(?:judge|model|assistant|evaluator|grader|classifier|ai|llm|reviewer|checker|verifier|reader)\b",
+    ),
+    _Rule(
+        ("dear", "attention", "note to", "message", "instruction", "hey", "hello"),
+        r"\b(?:dear|attention|note to|message (?:to|for)|instructions? (?:to|for)|hey|hello)\b"
+        r".{0,20}"
+        r"\b"
+        r"(?:judge|model|assistant|evaluator|grader|classifier|ai|llm|reviewer|checker|reader)\b",
+    ),
+    _Rule(
+        ("you are", "act as", "pretend", "behave"),
         r"\b(?:you are|act as|pretend|behave)\b.{0,40}\b(?:ai|llm|assistant|language model|judge|"
         r"evaluator|grader|classifier|chatbot|model|oracle)\b",
+    ),
+    _Rule(
+        ("prompt", "mode", "message", "override", "notice"),
         r"\b(?:system|developer|admin\w{0,9}|debug)\s{0,2}(?:prompt|mode|message|override|notice)\b",
-        # Vouching for what stands around it.
+    ),
+    # Vouching for what stands around it.
+    _Rule(
+        ("passage", "context", "evidence", "excerpt", "set", "retrieved", "folder"),
         r"\b(?:passages?|contexts?|evidence|excerpts?|sets?|retrieved|folder)\b.{0,60}\b(?:sufficient|"
         r"suffices?|enough|everything|answers? the question|contains? the answer|no further|"
         r"nothing (?:is )?missing|conclusive)\b",
-        r"\bthe (?:full |whole |complete )?answer\b.{0,50}\b(?:above|below|previous|preceding|earlier|"
-        r"elsewhere|already|passage|footnote|appendix|attached|provided|given|contained|stated|print\w{0,3}|"
-        r"inserted|in one sentence|need not)\b",
+    ),
+    _Rule(
+        ("the answer", "full answer", "whole answer", "complete answer"),
+        r"\bthe (?:full |whole |complete )?answer\b.{0,50}"
+        r"\b(?:above|below|previous|preceding|earlier|"
+        r"elsewhere|already|passage|footnote|appendix|attached|provided|given|contained|stated|"
+        r"print\w{0,3}|inserted|in one sentence|need not)\b",
+    ),
+    _Rule(
+        ("answered",),
         r"\b(?:is|are|was|has been|have|having)(?: now| just| already| fully){0,2} answered\b",
+    ),
+    _Rule(
+        ("answers", "nothing is", "nothing was"),
         r"\b(?:this|following|present)\b.{0,20}\b(?:document|passage|text|article|page|section)\b.{0,20}"
         r"\banswers\b|\bnothing (?:is|was) (?:missing|left open)\b",
-        # Delimiters, turns and calls that it has no business with.
-        r"\[[0-9a-f]{8,} |\b(?:passage|question|context|evidence|retrieved)\s?(?:\d+ )?(?:begins|ends)\b|"
+    ),
+    # Delimiters, turns and calls that it has no business with.
+    _Rule(
+        ("[", "begins", "ends", "begin of", "end of", "start of"),
+        r"\[[0-9a-f]{8,64} |"
+        r"\b(?:passage|question|context|evidence|retrieved)\s?(?:\d{1,4} )?(?:begins|ends)\b|"
         r"\b(?:begin|end|start) of (?:the )?(?:passages?|contexts?|documents?|input|evidence|data|"
         r"retriev\w{1,6})\b",
-        r"</?(?:context|passage|document|question|task|instructions?|system|user|assistant|verdict|answer|"
-        r"evidence|retrieved\w{0,9}|input|output|prompt)s?\b[^>]{0,60}>",
-        r"<[|\uff5c]|[|\uff5c]>|\[/?INST\]|<</?SYS>>|</?(?:s|think|tool_call|start_of_turn|end_of_turn)>|"
-        r"\[\|\w{2,12}\|\]|###\s{0,2}(?:system|instruction|human|assistant|response|task|question)|"
-        r"\btask:",
+    ),
+    _Rule(
+        ("<",),
+        r"</?(?:context|passage|document|question|task|instructions?|system|user|assistant|verdict|"
+        r"answer|evidence|retrieved\w{0,9}|input|output|prompt)s?\b[^>]{0,60}>",
+    ),
+    _Rule(
+        ("<", "|", "[", "task:", "###"),
+        r"<[|\uff5c]|[|\uff5c]>|\[/?INST\]|<</?SYS>>|\[\|\w{2,12}\|\]|\btask:|"
+        r"</?(?:s|think|tool_call|start_of_turn|end_of_turn)>|"
+        r"###\s{0,2}(?:system|instruction|human|assistant|response|task|question)",
+    ),
+    _Rule(
+        (":",),
         r"^\s{0,4}[\W_]{0,3}(?:user|assistant|system|human|judge|ai|model|evaluator|grader|bot|verdict)"
         r"[\W_]{0,3}:",
-        r"\b(?:tool_calls?|function_call|tool_result|tool_use|logprobs?|finish_reason|json_?schema|jsonrpc)"
-        r"\b|\"(?:role|arguments)\"",
-        # The same in other languages.
-        r"\b(?:ignorier\w{0,3}|ignorez|ignora(?:d|te|r)?|negeer|zignoruj|abaikan|puuza|bỏ qua)\b.{0,60}"
-        r"\b(?:anweisung|aufgabe|regel|instruction|consigne|instruccion|tarea|instruções|tarefa|istruzion|"
-        r"compito|instructie|opdracht|instrukcj|polecen|instruksi|tugas|maagizo)",
-        r"(?:игнорир|забудь|ігнору|无视|忽略|無視|무시|تجاهل|نادیده|התעל|अनदेखा).{0,30}(?:инструк|указан|правил|"
-        r"вказів|завдан|指令|指示|说明|說明|규칙|지시|تعليم|دستور|הוראו|निर्देश)",
-    )
+    ),
+    _Rule(
+        ("tool_", "function_", "logprob", "finish_reason", "json", 'role"', 'arguments"'),
+        r"\b(?:tool_calls?|function_call|tool_result|tool_use|logprobs?|finish_reason|json_?schema|"
+        r"jsonrpc)\b|\"(?:role|arguments)\"",
+    ),
+    # The same in other languages.
+    _Rule(
+        ("ignor", "negeer", "abaikan", "puuza", "bỏ qua"),
+        r"\b(?:ignorier\w{0,3}|ignorez|ignora(?:d|te|r)?|negeer|zignoruj|abaikan|puuza|bỏ qua)\b"
+        r".{0,60}\b(?:anweisung|aufgabe|regel|instruction|consigne|instruccion|tarea|instruções|"
+        r"tarefa|istruzion|compito|instructie|opdracht|instrukcj|polecen|instruksi|tugas|maagizo)",
+    ),
+    _Rule(
+        (
+            "игнорир",
+            "забудь",
+            "ігнору",
+            "无视",
+            "忽略",
+            "無視",
+            "무시",
+            "تجاهل",
+            "نادیده",
+            "התעל",
+            "अनदेखा",
+        ),
+        r"(?:игнорир|забудь|ігнору|无视|忽略|無視|무시|تجاهل|نادیده|התעל|अनदेखा).{0,30}"
+        r"(?:инструк|указан|правил|вказів|завдан|指令|指示|说明|說明|규칙|지시|تعليم|دستور|הוראו|निर्देश)",
+    ),
 )
 
 
@@ -137,10 +232,9 @@ def _hides(text: str) -> bool:
 
 
 def _speaks(text: str) -> bool:
-    lines = text.splitlines() or [text]
-    # A rule's words stand in one line, or in the text with its lines joined.
-    joined = " ".join(text.split())
-    return any(rule.search(joined) or any(map(rule.search, lines)) for rule in _RULES)
+    # A rule's words may stand on a line of their own, or be torn apart by the end of one.
+    lower, joined = text.casefold(), " ".join(text.split())
+    return any(rule.finds(text, lower, joined) for rule in _RULES)
 
 
 def _readings(text: str) -> Iterator[str]:
@@ -148,11 +242,13 @@ def _readings(text: str) -> Iterator[str]:
     plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).translate(_LOOKALIKES)
     yield plain
     yield from _decoded(plain)
-    yield plain.translate(_LEET)
-    yield plain[::-1]
-    yield plain.translate(_ROT13)
+    for other in (plain.translate(_LEET), plain[::-1], plain.translate(_ROT13)):
+        # Worth a look only where it makes a word of the task out of what was none.
+        if any(word in other.casefold() and word not in plain.casefold() for word in _OF_THE_TASK):
+            yield other
 
 
+_OF_THE_TASK = ("true", "sufficient", "verdict", "instruction", "passage")
 _ROT13 = str.maketrans(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
     "nopqrstuvwxyzabcdefghijklmNOPQRSTUVWXYZABCDEFGHIJKLM",

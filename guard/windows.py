@@ -82,7 +82,7 @@ class Windows:
             query: too long as a whole.
             whole: what came of asking it so: an error, or a verdict on a part; raised or returned
                 where no window does better.
-            known: how much the judge takes, if that was found out before; is told what is found out.
+            known: how much the judge takes, if that was found out before; is told what is found.
 
         Raises:
             JudgeError: what became of a window, or ``whole``.
@@ -206,16 +206,14 @@ def _parts(text: str, room: int) -> Generator[str]:
 
 
 def _break(text: str, start: int, end: int) -> int:
-    """Where to cut, at ``end`` at the latest: after a paragraph, else a line, a sentence, a word."""
+    """Where to cut, at ``end`` at the latest: after a paragraph, a line, a sentence, a word."""
     if end >= len(text):
         return len(text)
     earliest = start + (end - start) // 2
     for rule in _BREAKS:
-        last = None
-        for last in rule.finditer(text, earliest, end):
-            pass
-        if last is not None and last.end() > start:
-            return last.end()
+        ends = [found.end() for found in rule.finditer(text, earliest, end)]
+        if ends:
+            return ends[-1]
     return end
 
 

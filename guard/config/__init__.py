@@ -34,6 +34,7 @@ from guard.limit import Limit
 from guard.observer import Observer
 from guard.policy import Policy
 from guard.retry import Retry
+from guard.windows import Windows
 
 __all__ = [
     "VARIABLES",
@@ -99,6 +100,7 @@ def load_gate(
         profile=profile,
         price=settled.deployment.price_of_tokens(),
         observers=(*audit_of(settled), *_trace_of(settled)) if audit else (),
+        windows=Windows(settled.deployment.windows),
         limit=Limit(settled.deployment.max_in_flight, settled.deployment.max_wait),
     )
 

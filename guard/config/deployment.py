@@ -29,6 +29,7 @@ from guard.price import Price
 from guard.prompt import Prompt
 from guard.retry import Retry
 from guard.thresholds import Thresholds
+from guard.windows import AT_MOST, MAX_WINDOWS
 
 MAX_SAMPLES = 200
 THRESHOLDS = ("answer_at", "refuse_below")
@@ -228,6 +229,13 @@ class Table(_Part):
         le=LONGEST,
         description=f"seconds: a number from 0 to {LONGEST:g}, e.g. {SECONDS}",
     )
+    windows: int = Field(
+        default=AT_MOST,
+        ge=1,
+        le=MAX_WINDOWS,
+        description=f"a whole number from 1 to {MAX_WINDOWS}, e.g. {AT_MOST}",
+    )
+    leave_out_suspects: bool = Field(default=True, description="true or false")
     trace: bool = Field(default=False, description="true or false")
     trace_texts: bool = Field(default=False, description="true or false")
     mode: Mode = Field(default="enforce", description='"enforce" or "shadow"')
@@ -292,6 +300,7 @@ class Deployment(Table):
             mode=self.mode,
             on_stale=self.on_stale,
             canary=self.canary,
+            leave_out_suspects=self.leave_out_suspects,
         )
 
     def thresholds(self) -> Thresholds:

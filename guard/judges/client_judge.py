@@ -17,9 +17,6 @@ from guard.query import Query
 from guard.verdict import Verdict
 from guard.worker import shared_workers
 
-# Rendering more than this takes so long that other tasks of an event loop would notice.
-_INLINE_CHARACTERS = 200_000
-
 Conversation = Generator[Post, list[object], Verdict]
 """One judgement: yields what to post, is sent the replies, returns the verdict."""
 
@@ -106,7 +103,7 @@ class ClientJudge:
         await asyncio.to_thread(self.close)
 
     async def _rendered(self, query: Query) -> Rendered:
-        if sum(map(len, query.contexts)) > _INLINE_CHARACTERS:
+        if query.is_long:
             return await asyncio.to_thread(self.render, query)
         return self.render(query)
 
