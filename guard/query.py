@@ -65,7 +65,7 @@ class Query:
 
     @property
     def is_long(self) -> bool:
-        """Whether to work on its contexts takes so long that tasks of an event loop would notice."""
+        """Whether working on its contexts takes so long that an event loop would notice."""
         return sum(map(len, self.contexts)) > _LONG
 
     @property
