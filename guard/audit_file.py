@@ -117,8 +117,13 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "tried": (list,),
     "attempts": (int, *_NONE),
     "breaker": _TEXT + _NONE,
+    "windows": (int, *_NONE),
+    "suspects": (list, *_NONE),
+    "p_with_suspects": _NUMBER + _NONE,
 }
-_SINCE_THEN: Mapping[str, object] = {"attempts": None, "breaker": None}
+_SINCE_THEN: Mapping[str, object] = {
+    **dict.fromkeys(("attempts", "breaker", "windows", "suspects", "p_with_suspects")),
+}
 """Keys that the first records did not have."""
 _AS_THEY_ARE = tuple(each.name for each in fields(Record) if each.name not in ("time", "verdict"))
 _KNOWN: Mapping[str, frozenset[str | None]] = {
@@ -193,6 +198,9 @@ def _verdict(values: Mapping[str, Any]) -> Verdict | None:
             usage=None if values["usage"] is None else _usage(values["usage"]),
             p_underspecified=values["p_underspecified"],
             tried=tuple(map(_tried, values["tried"])),
+            windows=1 if values["windows"] is None else values["windows"],
+            suspects=_places(values["suspects"]),
+            p_with_suspects=values["p_with_suspects"],
         )
     except ConfigError:
         raise
@@ -210,6 +218,12 @@ def _usage(values: Mapping[str, Any]) -> Usage:
     if not known or type(requests) is not int:
         raise _wrong("usage", "is not of tokens and requests")
     return Usage(**counts, requests=requests)
+
+
+def _places(values: "list[Any] | None") -> tuple[int, ...]:
+    if not all(type(each) is int and each >= 0 for each in values or ()):
+        raise _wrong("suspects", "holds what is no place of a passage")
+    return tuple(values or ())
 
 
 def _tried(value: object) -> Tried:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TypeVar, cast
+from typing import TypedDict, TypeVar, cast
 
 from guard._json import as_map
 from guard.dataset import Row
@@ -120,11 +120,32 @@ def _verdict(values: Mapping[str, object]) -> Verdict:
             tried=tuple(
                 _tried(f"verdict.tried[{at}]", each) for at, each in enumerate(field.list("tried"))
             ),
+            **_since_then(field),
         )
     except ConfigError:
         raise
     except ValueError as error:
         raise _wrong("`verdict`", f"contradicts itself: {error}") from error
+
+
+class _SinceThen(TypedDict, total=False):
+    windows: int
+    suspects: tuple[int, ...]
+    p_with_suspects: float | None
+
+
+def _since_then(field: "_Fields") -> _SinceThen:
+    """What the first surveys did not have."""
+    if "windows" not in field.values:
+        return {}
+    return {
+        "windows": field.whole("windows"),
+        "suspects": tuple(
+            _Fields({"at": each}, f"{field.above}suspects.").whole("at")
+            for each in field.list("suspects")
+        ),
+        "p_with_suspects": field.number_or_none("p_with_suspects"),
+    }
 
 
 def _usage(values: Mapping[str, object]) -> Usage:

@@ -48,6 +48,12 @@ class Notes:
         self.attempts -= isinstance(error, NotAsked)
         self.left.extend(error.tried)
 
+    def add(self, others: "Notes") -> None:
+        """Notes what happened to a window, which several at once cannot tell apart."""
+        self.attempts += others.attempts
+        self.breaker = others.breaker or self.breaker
+        self.left += others.left
+
 
 class _Step(NamedTuple):
     """What a trip through windows wants asked next, or its verdict."""
@@ -155,11 +161,15 @@ class Measurement:
             replies = await _all([self._reply(each, end, notes) for each in step.queries])
 
     async def _reply(self, query: Query, end: float, notes: Notes) -> Verdict | JudgeError:
-        left = max(0.0, end - time.monotonic())
+        left, own = max(0.0, end - time.monotonic()), Notes()
         try:
-            return await self.retry.acall(partial(self._aattempt, query, notes), left)
+            return await self.retry.acall(partial(self._aattempt, query, own), left)
         except JudgeError as error:
+            if error.kind == "context_too_long":
+                own.left.clear()  # A smaller window follows, and no judge was left for another.
             return error
+        finally:
+            notes.add(own)
 
     def _attempt(self, query: Query, notes: Notes, seconds: float) -> Verdict:
         notes.begin(self.judge)

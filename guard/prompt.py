@@ -51,6 +51,17 @@ SWAPPED_TEMPLATE = f"{EVIDENCE_TEMPLATE}\n\n{_SWAPPED_TASK}"
 """Names False before True. A weak model prefers one place; the mean of both orders (`Mean`) does
 not."""
 
+_BARE_START = "Retrieved passages:"
+BARE_TEMPLATE = f"""\
+{_BARE_START}
+
+{{context_str}}
+
+Question: {{query_str}}
+
+{_TASK}"""
+"""What `Prompt.bare` asks with: the same task, and no defence."""
+
 SUFFICIENT = (
     "The retrieved passages contain everything that is needed to answer the question completely "
     "and correctly, without any other knowledge. Passages that are merely about the same subject "
@@ -115,6 +126,8 @@ class Prompt:
         max_history_chars: room for earlier turns, in characters; the latest are kept.
         secret: key of the delimiters' HMAC. Set your own where passages may come from somebody who
             knows rag-guard's default and all other passages of the set.
+        hardened: whether passages are set apart by keyed delimiters and control tokens are broken.
+            ``False`` is for measuring what that is worth, never for use: see `bare`.
 
     Raises:
         ConfigError: a field is missing from the template, or a label does not appear in it.
@@ -125,6 +138,7 @@ class Prompt:
     max_context_chars: int | None = None
     max_history_chars: int = 4000
     secret: str = field(default="rag-guard", repr=False)
+    hardened: bool = True
 
     def __post_init__(self) -> None:
         for name in ("context_str", "query_str"):
@@ -156,6 +170,8 @@ class Prompt:
             self.max_history_chars,
             hashlib.sha256(self.secret.encode("utf-8", "surrogatepass")).hexdigest()[:8],
         ]
+        if not self.hardened:
+            parts.append("bare")
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     @property
@@ -176,6 +192,20 @@ class Prompt:
             )
         return replace(self, template=SWAPPED_TEMPLATE)
 
+    def bare(self) -> "Prompt":
+        """This prompt without any defence: no delimiters, no broken control tokens, and no word of
+        passages being data. Only for measuring what the defences are worth (`guard.attack`).
+
+        Raises:
+            ConfigError: its template is its own.
+        """
+        if self.template != DEFAULT_TEMPLATE:
+            raise ConfigError(
+                "Nobody can say what this template is without its defences.",
+                hint="Compare two judges of your own, one with each template.",
+            )
+        return replace(self, template=BARE_TEMPLATE, hardened=False)
+
     def render(self, query: Query) -> Rendered:
         """The prompt for one query: the same query always gives the same bytes.
 
@@ -193,6 +223,8 @@ class Prompt:
         return self._render(EVIDENCE_TEMPLATE, query)
 
     def _render(self, template: str, query: Query) -> Rendered:
+        if not self.hardened:
+            return self._render_bare(template, query)
         contexts = [clean(context) for context in query.contexts]
         taken, coverage = self._pack(contexts)
         turns = [clean(turn.text) for turn in query.history]
@@ -211,6 +243,19 @@ class Prompt:
             },
         )
         return Rendered(text, coverage, mark, tuple(taken))
+
+    def _render_bare(self, template: str, query: Query) -> Rendered:
+        # Lone surrogates are replaced all the same: no request could hold them.
+        contexts = [_SURROGATES.sub("\ufffd", context) for context in query.contexts]
+        taken, coverage = self._pack(contexts)
+        turns = [f"{turn.role}: {turn.text}" for turn in query.history]
+        values = {
+            "context_str": "\n\n".join(contexts[at] for at in taken),
+            "query_str": _SURROGATES.sub("\ufffd", "\n".join([*turns, query.question])),
+            "mark": "",
+        }
+        # Where an endpoint repeats the prompt in an error, this is where it begins.
+        return Rendered(self._fill(template, values), coverage, _BARE_START, tuple(taken))
 
     def _pack(self, contexts: Sequence[str]) -> tuple[Sequence[int], float]:
         """Which contexts fit, by their places, and the share of characters that they are."""
@@ -268,11 +313,12 @@ def _conversation(query: Query, texts: Sequence[str], question: str, mark: str, 
     """
     turns = list[str]()
     for turn, text in zip(reversed(query.history), reversed(texts), strict=True):
-        if len(text) > room:
+        line = f"[{mark} earlier, {_role(turn.role)}] {text}"
+        room -= len(line)  # Thousands of short turns are mostly marks.
+        if room < 0:
             turns.append(f"[{mark} earlier turns are left out]")
             break
-        room -= len(text)
-        turns.append(f"[{mark} earlier, {_role(turn.role)}] {text}")
+        turns.append(line)
     if turns:
         question = f"[{mark} now] {question}"
     return "\n".join([*reversed(turns), question])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from guard.errors import ConfigError
 
-_LONG = 200_000  # Characters.
+_LONG = 50_000  # Characters.
 
 
 class Turn(NamedTuple):
@@ -65,8 +65,9 @@ class Query:
 
     @property
     def is_long(self) -> bool:
-        """Whether working on its contexts takes so long that an event loop would notice."""
-        return sum(map(len, self.contexts)) > _LONG
+        """Whether working on its texts takes so long that an event loop would notice."""
+        texts = (self.question, *self.contexts, *(turn.text for turn in self.history))
+        return sum(map(len, texts)) > _LONG
 
     @property
     def question_hash(self) -> str:

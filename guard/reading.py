@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from guard.cut import require_uncut
 from guard.errors import Unmeasured
 from guard.labels import OPENING, TRUE_FALSE, Labels, normalise
 from guard.place import Place, is_opening, joined, locate, usable_positions
@@ -124,9 +125,11 @@ def read_verdict(
         min_mass: probability in [0, 1] that must have gone to the two labels together.
 
     Raises:
-        Unmeasured: no probability can honestly be read; ``kind`` and ``hint`` say why.
+        Unmeasured: no probability can honestly be read, or the server cut the prompt; ``kind`` and
+            ``hint`` say why.
     """
     reply = Reply.from_body(body)
+    require_uncut(rendered.text, reply.usage)
     measured = read(reply, labels=labels, asked=asked, min_mass=min_mass)
     return measured.verdict(reply, fingerprint=fingerprint, coverage=rendered.coverage)
 

@@ -149,8 +149,9 @@ def _read(text: str) -> Verdict | None:
     try:
         fields: dict[str, Any] = dict(as_map(json.loads(text)))
         del fields["tried"]
-        usage = fields.pop("usage")
-        verdict = Verdict(**fields, usage=None if usage is None else Usage(**usage))
+        usage, places = fields.pop("usage"), tuple(fields.pop("suspects"))
+        spent = None if usage is None else Usage(**usage)
+        verdict = Verdict(**fields, usage=spent, suspects=places)
         return verdict if _is_typed(verdict) else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
@@ -165,13 +166,14 @@ def _is_typed(verdict: Verdict) -> bool:
     numbers = [getattr(verdict, name) for name in _NUMBERS]
     texts = [getattr(verdict, name) for name in _TEXTS]
     optional = [getattr(verdict, name) for name in _OPTIONAL_TEXTS]
+    shares = (verdict.p_underspecified, verdict.p_with_suspects)
     usage = verdict.usage or Usage()
     counts = (usage.input_tokens, usage.output_tokens, usage.cached_tokens)
     return (
         all(type(each) in (int, float) for each in numbers)
-        and type(verdict.p_underspecified) in (int, float, type(None))
+        and all(type(each) in (int, float, type(None)) for each in shares)
         and all(type(each) is str for each in texts)
         and all(type(each) in (str, type(None)) for each in optional)
         and all(type(each) in (int, type(None)) for each in counts)
-        and type(usage.requests) is int
+        and all(type(each) is int for each in (usage.requests, verdict.windows, *verdict.suspects))
     )

@@ -17,8 +17,10 @@ import re
 import unicodedata
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
-_LONGEST = 20_000  # Characters of a passage that are looked at, from each end.
+# Characters of a passage that are looked at together; each part repeats the end of the one before.
+_LONGEST, _OVERLAP = 20_000, 1_000
 _DECODED = 2_000  # Characters of one hidden text.
 
 # ── What a text hides ────────────────────────────────────────────────────────────────────────────
@@ -27,10 +29,12 @@ _DECODED = 2_000  # Characters of one hidden text.
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e"
     "\u2060-\u2064\u2066-\u206f\ufe00-\ufe0e\ufeff\U000e0000-\U000e01ef]"
-    # Joiners belong into Persian, Hindi and emoji; between Latin letters they only hide.
-    "|(?<=[A-Za-z])[\u200c\u200d]+(?=[A-Za-z])"
+    # Joiners belong into Persian, Hindi and emoji; after Latin letters they only hide.
+    "|(?<=[A-Za-z])[\u200c\u200d]+"
 )
-_MANY_INVISIBLE = 6  # A soft hyphen, or a mark of direction, is in many an honest text.
+# A soft hyphen, or a mark of direction, is in many an honest text, but not in every other word.
+_MANY_INVISIBLE, _RARE = 6, 12
+_GROWS = 3  # So many times as long when normalised, letters stand for whole words.
 _TAG_LETTERS = re.compile("[\U000e0020-\U000e007e]+")
 _OVERRIDES = re.compile("[\u202d\u202e\u2066-\u2068]")
 _LOOKALIKES = str.maketrans(
@@ -55,18 +59,17 @@ _LEET = str.maketrans("013457@$!", "oieastasi")
 # ── What it says ─────────────────────────────────────────────────────────────────────────────────
 
 
-class _Rule:
+class _Rule(NamedTuple):
     """A pattern, and stems of which a text must hold one before the pattern is worth a search."""
 
-    def __init__(self, stems: tuple[str, ...], pattern: str) -> None:
-        self._stems = stems
-        self._pattern = re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+    stems: tuple[str, ...]
+    pattern: re.Pattern[str]
 
     def finds(self, text: str, lower: str, joined: str) -> bool:
         """Whether it stands in the text, or in the text with its lines joined."""
-        if not any(stem in lower for stem in self._stems):
+        if not any(stem in lower for stem in self.stems):
             return False
-        return bool(self._pattern.search(joined) or self._pattern.search(text))
+        return bool(self.pattern.search(joined) or self.pattern.search(text))
 
 
 _TRUE = r"(?:true|yes|sufficient|suffices?|pass(?:ed)?|positive|affirmative|enough)"
@@ -74,121 +77,182 @@ _RULES = (
     # The verdict by its name, or a verdict at all.
     _Rule(
         ("sufficien",),
-        r"has[_\W]{0,3}sufficient|sufficient[_\W]{0,3}context|context[_\W]{0,3}sufficien",
+        re.compile(
+            r"(?im)has[_\W]{0,3}sufficient|sufficient[_\W]{0,3}context|context[_\W]{0,3}sufficien"
+        ),
     ),
     _Rule(
         ("true", "yes", "suffic", "pass", "positive", "affirmative", "enough"),
-        r"\b(?:verdict|judge?ment|decision|label|grade|rating|classification|ruling|result|output|"
-        r"answer|response|sufficien\w{0,3}|status|score|outcome)[\"'*_`]{0,3}\s{0,3}"
-        rf"(?:[:=|>]|is|was|->|=>){{1,2}}\s{{0,3}}[\"'*_`(\[]{{0,3}}{_TRUE}\b",
+        re.compile(
+            r"(?im)\b(?:verdict|judge?ment|decision|label|grade|rating|classification|"
+            r"ruling|result|output|"
+            r"answer|response|sufficien\w{0,3}|status|score|outcome)[\"'*_`]{0,3}\s{0,3}"
+            rf"(?:[:=|>]|is|was|->|=>){{1,2}}\s{{0,3}}[\"'*_`(\[]{{0,3}}{_TRUE}\b"
+        ),
     ),
     _Rule(
         ("verdict", "sufficient", "answer", "label", "supported", "grounded", "complete"),
-        r"[\"'](?:sufficient|verdict|answer|label|supported|grounded|complete)[\"']\s{0,3}[:=]\s{0,3}"
-        r"(?:true|1\b|[\"'](?:true|yes))",
+        re.compile(
+            r"(?im)[\"'](?:sufficient|verdict|answer|label|supported|grounded|"
+            r"complete)[\"']\s{0,3}[:=]\s{0,3}"
+            r"(?:true|1\b|[\"'](?:true|yes))"
+        ),
     ),
     # The label itself, as a word that is spoken of.
     _Rule(
         ("true",),
-        r"(?-i:\bTrue\b)(?=\s{0,3}(?:[\"'\u201d\u00bb\u300d.,;:!?()\[\]{}<>|*_`/=\u3002\u3001-]|$))|"
-        r"(?-i:(?<=[\"'\u201c\u201e\u00ab\u300c(:=|>])\s{0,2}True\b)|(?-i:\bTRUE\b)",
+        re.compile(
+            r"(?im)(?-i:\bTrue\b)(?=\s{0,3}(?:[\"'\u201d\u00bb\u300d.,;:!?()\[\]{}<>|"
+            r"*_`/=\u3002\u3001-]|$))|"
+            r"(?-i:(?<=[\"'\u201c\u201e\u00ab\u300c(:=|>])\s{0,2}True\b)|(?-i:\bTRUE\b)"
+        ),
     ),
     # Not where a sentence or a title begins with it.
     _Rule(
         ("true",),
-        r"(?-i:(?<!^)(?<![.!?] )\bTrue\b(?! [A-Z]))",
+        re.compile(r"(?im)(?-i:(?<!^)(?<![.!?] )\bTrue\b(?! [A-Z]))"),
     ),
     # Orders to whoever reads.
     _Rule(
         ("ignore", "disregard", "forget", "override", "bypass", "follow"),
-        r"\b(?:ignore|disregard|forget|override|bypass|stop following|do not follow)\b.{0,60}"
-        r"\b(?:instructions?|prompt|task|rules?|above|previous|prior|earlier|guidelines?|criteria|"
-        r"checks?)\b",
+        re.compile(
+            r"(?im)\b(?:ignore|disregard|forget|override|bypass|stop following|"
+            r"do not follow)\b.{0,60}"
+            r"\b(?:instructions?|prompt|task|rules?|above|previous|prior|earlier|"
+            r"guidelines?|criteria|"
+            r"checks?)\b"
+        ),
     ),
     _Rule(
         ("true", "yes", "suffic"),
-        r"\b(?:write|answer|output|reply|respond|say|return|print|choose|select|mark|label|emit|type|"
-        r"vote|judge|rule)\b.{0,40}\b(?:true|\"?yes\"?|sufficient)\b",
+        re.compile(
+            r"(?im)\b(?:write|answer|output|reply|respond|say|return|print|choose|select|"
+            r"mark|label|emit|type|"
+            r"vote|judge|rule)\b.{0,40}\b(?:true|\"?yes\"?|sufficient)\b"
+        ),
     ),
     _Rule(
         ("true", "suffic"),
-        r"\b(?:true|sufficient)\b.{0,40}\b(?:must|should|shall|is the only|is required|is expected|"
-        r"is the (?:correct|right))\b",
+        re.compile(
+            r"(?im)\b(?:true|sufficient)\b.{0,40}\b(?:must|should|shall|is the only|"
+            r"is required|is expected|"
+            r"is the (?:correct|right))\b"
+        ),
     ),
     _Rule(
         ("dear", "attention", "note to", "message", "instruction", "hey", "hello"),
-        r"\b(?:dear|attention|note to|message (?:to|for)|instructions? (?:to|for)|hey|hello)\b"
-        r".{0,20}"
-        r"\b"
-        r"(?:judge|model|assistant|evaluator|grader|classifier|ai|llm|reviewer|checker|reader)\b",
+        re.compile(
+            r"(?im)\b(?:dear|attention|note to|message (?:to|for)|instructions? (?:to|"
+            r"for)|hey|hello)\b"
+            r".{0,20}"
+            r"\b"
+            r"(?:judge|model|assistant|evaluator|grader|classifier|ai|llm|reviewer|"
+            r"checker|reader)\b"
+        ),
     ),
     _Rule(
         ("you are", "act as", "pretend", "behave"),
-        r"\b(?:you are|act as|pretend|behave)\b.{0,40}\b(?:ai|llm|assistant|language model|judge|"
-        r"evaluator|grader|classifier|chatbot|model|oracle)\b",
+        re.compile(
+            r"(?im)\b(?:you are|act as|pretend|behave)\b.{0,40}\b(?:ai|llm|assistant|"
+            r"language model|judge|"
+            r"evaluator|grader|classifier|chatbot|model|oracle)\b"
+        ),
     ),
     _Rule(
         ("prompt", "mode", "message", "override", "notice"),
-        r"\b(?:system|developer|admin\w{0,9}|debug)\s{0,2}(?:prompt|mode|message|override|notice)\b",
+        re.compile(
+            r"(?im)\b(?:system|developer|admin\w{0,9}|debug)\s{0,2}(?:prompt|mode|message|"
+            r"override|notice)\b"
+        ),
     ),
     # Vouching for what stands around it.
     _Rule(
         ("passage", "context", "evidence", "excerpt", "set", "retrieved", "folder"),
-        r"\b(?:passages?|contexts?|evidence|excerpts?|sets?|retrieved|folder)\b.{0,60}\b(?:sufficient|"
-        r"suffices?|enough|everything|answers? the question|contains? the answer|no further|"
-        r"nothing (?:is )?missing|conclusive)\b",
+        re.compile(
+            r"(?im)\b(?:passages?|contexts?|evidence|excerpts?|sets?|retrieved|"
+            r"folder)\b.{0,60}\b(?:sufficient|"
+            r"suffices?|enough|everything|answers? the question|contains? the answer|no further|"
+            r"nothing (?:is )?missing|conclusive)\b"
+        ),
     ),
     _Rule(
         ("the answer", "full answer", "whole answer", "complete answer"),
-        r"\bthe (?:full |whole |complete )?answer\b.{0,50}"
-        r"\b(?:above|below|previous|preceding|earlier|"
-        r"elsewhere|already|passage|footnote|appendix|attached|provided|given|contained|stated|"
-        r"print\w{0,3}|inserted|in one sentence|need not)\b",
+        re.compile(
+            r"(?im)\bthe (?:full |whole |complete )?answer\b.{0,50}"
+            r"\b(?:above|below|previous|preceding|earlier|"
+            r"elsewhere|already|passage|footnote|appendix|attached|provided|given|contained|stated|"
+            r"print\w{0,3}|inserted|in one sentence|need not)\b"
+        ),
     ),
     _Rule(
         ("answered",),
-        r"\b(?:is|are|was|has been|have|having)(?: now| just| already| fully){0,2} answered\b",
+        re.compile(
+            r"(?im)\b(?:is|are|was|has been|have|having)(?: now| just| already|"
+            r" fully){0,2} answered\b"
+        ),
     ),
     _Rule(
         ("answers", "nothing is", "nothing was"),
-        r"\b(?:this|following|present)\b.{0,20}\b(?:document|passage|text|article|page|section)\b.{0,20}"
-        r"\banswers\b|\bnothing (?:is|was) (?:missing|left open)\b",
+        re.compile(
+            r"(?im)\b(?:this|following|present)\b.{0,20}\b(?:document|passage|text|"
+            r"article|page|section)\b.{0,20}"
+            r"\banswers\b|\bnothing (?:is|was) (?:missing|left open)\b"
+        ),
     ),
     # Delimiters, turns and calls that it has no business with.
     _Rule(
         ("[", "begins", "ends", "begin of", "end of", "start of"),
-        r"\[[0-9a-f]{8,64} |"
-        r"\b(?:passage|question|context|evidence|retrieved)\s?(?:\d{1,4} )?(?:begins|ends)\b|"
-        r"\b(?:begin|end|start) of (?:the )?(?:passages?|contexts?|documents?|input|evidence|data|"
-        r"retriev\w{1,6})\b",
+        re.compile(
+            r"(?im)\[[0-9a-f]{8,64} |"
+            r"\b(?:passage|question|context|evidence|retrieved)\s?(?:\d{1,4} )?(?:begins|ends)\b|"
+            r"\b(?:begin|end|start) of (?:the )?(?:passages?|contexts?|documents?|input|"
+            r"evidence|data|"
+            r"retriev\w{1,6})\b"
+        ),
     ),
     _Rule(
         ("<",),
-        r"</?(?:context|passage|document|question|task|instructions?|system|user|assistant|verdict|"
-        r"answer|evidence|retrieved\w{0,9}|input|output|prompt)s?\b[^>]{0,60}>",
+        re.compile(
+            r"(?im)</?(?:context|passage|document|question|task|instructions?|system|user|"
+            r"assistant|verdict|"
+            r"answer|evidence|retrieved\w{0,9}|input|output|prompt)s?\b[^>]{0,60}>"
+        ),
     ),
     _Rule(
         ("<", "|", "[", "task:", "###"),
-        r"<[|\uff5c]|[|\uff5c]>|\[/?INST\]|<</?SYS>>|\[\|\w{2,12}\|\]|\btask:|"
-        r"</?(?:s|think|tool_call|start_of_turn|end_of_turn)>|"
-        r"###\s{0,2}(?:system|instruction|human|assistant|response|task|question)",
+        re.compile(
+            r"(?im)<[|\uff5c]|[|\uff5c]>|\[/?INST\]|<</?SYS>>|\[\|\w{2,12}\|\]|\btask:|"
+            r"</?(?:s|think|tool_call|start_of_turn|end_of_turn)>|"
+            r"###\s{0,2}(?:system|instruction|human|assistant|response|task|question)"
+        ),
     ),
     _Rule(
         (":",),
-        r"^\s{0,4}[\W_]{0,3}(?:user|assistant|system|human|judge|ai|model|evaluator|grader|bot|verdict)"
-        r"[\W_]{0,3}:",
+        re.compile(
+            r"(?im)^\s{0,4}[\W_]{0,3}(?:user|assistant|system|human|judge|ai|model|"
+            r"evaluator|grader|bot|verdict)"
+            r"[\W_]{0,3}:"
+        ),
     ),
     _Rule(
         ("tool_", "function_", "logprob", "finish_reason", "json", 'role"', 'arguments"'),
-        r"\b(?:tool_calls?|function_call|tool_result|tool_use|logprobs?|finish_reason|json_?schema|"
-        r"jsonrpc)\b|\"(?:role|arguments)\"",
+        re.compile(
+            r"(?im)\b(?:tool_calls?|function_call|tool_result|tool_use|logprobs?|"
+            r"finish_reason|json_?schema|"
+            r"jsonrpc)\b|\"(?:role|arguments)\""
+        ),
     ),
     # The same in other languages.
     _Rule(
         ("ignor", "negeer", "abaikan", "puuza", "bỏ qua"),
-        r"\b(?:ignorier\w{0,3}|ignorez|ignora(?:d|te|r)?|negeer|zignoruj|abaikan|puuza|bỏ qua)\b"
-        r".{0,60}\b(?:anweisung|aufgabe|regel|instruction|consigne|instruccion|tarea|instruções|"
-        r"tarefa|istruzion|compito|instructie|opdracht|instrukcj|polecen|instruksi|tugas|maagizo)",
+        re.compile(
+            r"(?im)\b(?:ignorier\w{0,3}|ignorez|ignora(?:d|te|r)?|negeer|zignoruj|abaikan|"
+            r"puuza|bỏ qua)\b"
+            r".{0,60}\b(?:anweisung|aufgabe|regel|instruction|consigne|instruccion|tarea|"
+            r"instruções|"
+            r"tarefa|istruzion|compito|instructie|opdracht|instrukcj|polecen|instruksi|"
+            r"tugas|maagizo)"
+        ),
     ),
     _Rule(
         (
@@ -204,8 +268,10 @@ _RULES = (
             "התעל",
             "अनदेखा",
         ),
-        r"(?:игнорир|забудь|ігнору|无视|忽略|無視|무시|تجاهل|نادیده|התעל|अनदेखा).{0,30}"
-        r"(?:инструк|указан|правил|вказів|завдан|指令|指示|说明|說明|규칙|지시|تعليم|دستور|הוראו|निर्देश)",
+        re.compile(
+            r"(?im)(?:игнорир|забудь|ігнору|无视|忽略|無視|무시|تجاهل|نادیده|התעל|अनदेखा).{0,30}"
+            r"(?:инструк|указан|правил|вказів|завдан|指令|指示|说明|說明|규칙|지시|تعليم|دستور|הוראו|निर्देश)"
+        ),
     ),
 )
 
@@ -217,21 +283,36 @@ def suspects(contexts: Sequence[str]) -> tuple[int, ...]:
 
 def is_suspect(text: str) -> bool:
     """Whether a passage speaks to the judge, openly or hidden."""
-    shown = text if len(text) <= 2 * _LONGEST else f"{text[:_LONGEST]}\n{text[-_LONGEST:]}"
-    if _hides(shown):
-        return True
-    return any(_speaks(one) for one in _readings(shown))
+    starts = range(0, max(1, len(text) - _OVERLAP), _LONGEST - _OVERLAP)
+    return any(_is_suspect(text[at : at + _LONGEST]) for at in starts)
+
+
+def _is_suspect(text: str) -> bool:
+    return _hides(text) or any(_speaks(one) for one in _readings(text))
 
 
 def _hides(text: str) -> bool:
-    if len(_INVISIBLE.findall(text)) >= _MANY_INVISIBLE or _TAG_LETTERS.search(text):
+    unseen = len(_INVISIBLE.findall(text))
+    if (unseen >= _MANY_INVISIBLE and unseen * _RARE >= len(text)) or _TAG_LETTERS.search(text):
         return True
     if len(_OVERRIDES.findall(text)) >= 2 or _DISGUISED.search(text):
+        return True
+    if len(unicodedata.normalize("NFKC", text)) > _GROWS * len(text):
         return True
     return len(_MIXED.findall(text)) >= _MANY_MIXED
 
 
+# True in the code of somebody's program: not where what it is set to has to do with a judgement.
+_OF_CODE = re.compile(
+    r"(?m)\b(?:return True$|while True:$|IS TRUE\b)|(?:^|[\s,({])[\"']?"
+    r"(?!\w{0,30}(?:verdict|label|answer|suffic|judg|grad|deci|result|output|respon|status|support|"
+    r"ground|complet|pass|context|evidence|score|class|valid|check|approv))"
+    r"[a-z]\w{1,30}(?:[\"']: | ?= ?)True(?=[,)}]|$)"
+)
+
+
 def _speaks(text: str) -> bool:
+    text = _OF_CODE.sub(" ", text)
     # A rule's words may stand on a line of their own, or be torn apart by the end of one.
     lower, joined = text.casefold(), " ".join(text.split())
     return any(rule.finds(text, lower, joined) for rule in _RULES)

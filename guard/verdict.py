@@ -110,5 +110,7 @@ class Verdict:
             raise ValueError(f"mass={self.mass!r}, coverage={self.coverage!r}: out of range.")
         if self.windows < 1:
             raise ValueError(f"windows={self.windows!r}: out of range.")
-        if self.p_underspecified is not None and not 0 <= self.p_underspecified <= 1:
-            raise ValueError(f"p_underspecified={self.p_underspecified!r}: out of range.")
+        for name in ("p_underspecified", "p_with_suspects"):
+            share: float | None = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"{name}={share!r}: out of range.")

@@ -82,6 +82,8 @@ DECISIONS: dict[str, Callable[[], Decision]] = {
         JudgeRejected("no"), policy=Policy(on_unmeasured="raise", mode="shadow")
     ),
     "nothing": lambda: Gate(ScriptedJudge(1.0)).check("When?", []),
+    "windows": lambda: decided(replace(WHOLE, coverage=0.25, windows=7)),
+    "suspects": lambda: decided(replace(WHOLE, suspects=(1, 4), p_with_suspects=0.1 + 0.2)),
     "profile": lambda: decided(0.6, profile=PROFILE, deployment="docs"),
     "stale": lambda: decided(
         0.6,
@@ -130,19 +132,36 @@ def test_keys_of_newer_versions_are_left_out() -> None:
 
 def _needed() -> list[str]:
     """All keys but those that a record need not keep for replay."""
-    younger = {"attempts", "breaker"}
-    return sorted(fields().keys() - {"detail", "model", "cost", "currency", "message"} - younger)
+    return sorted(fields().keys() - {"detail", "model", "cost", "currency", "message"} - {*YOUNGER})
 
 
-def test_records_from_before_attempts_were_counted() -> None:
+YOUNGER: dict[str, object] = {
+    "attempts": "3",
+    "breaker": 1,
+    "windows": True,
+    "suspects": "1",
+    "p_with_suspects": "0.9",
+}
+"""Keys that the first records did not have, and what is no value of theirs."""
+
+
+def test_records_of_older_versions() -> None:
     """They are read; what they do not say is not made up. What they say must be of its type."""
     values = fields()
-    older = {name: value for name, value in values.items() if name not in ("attempts", "breaker")}
-    record = Record.from_dict(older)
+    record = Record.from_dict({name: values[name] for name in values.keys() - YOUNGER.keys()})
     assert (record.attempts, record.breaker) == (None, None)
-    for key, odd in (("attempts", "3"), ("breaker", 1)):
+    verdict = record.verdict
+    assert verdict
+    assert (verdict.windows, verdict.suspects, verdict.p_with_suspects) == (1, (), None)
+    for key, odd in YOUNGER.items():
         with pytest.raises(ConfigError, match=f"`{key}` of the record is of the wrong type"):
             Record.from_dict({**values, key: odd})
+
+
+@pytest.mark.parametrize("places", [[-1], ["0"], [True], [0.0], [None]])
+def test_suspects_are_places(places: list[object]) -> None:
+    with pytest.raises(ConfigError, match="`suspects` of the record holds what is no place"):
+        Record.from_dict({**fields(), "suspects": places})
 
 
 @pytest.mark.parametrize("key", _needed())

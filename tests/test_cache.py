@@ -1,6 +1,7 @@
 """Caches of verdicts: what is kept, what is a miss, and that they never fail a query."""
 
 import asyncio
+import json
 import os
 import sqlite3
 import stat
@@ -37,6 +38,9 @@ VERDICT = Verdict(
     coverage=0.5,
     usage=Usage(10, 1, None, 2),
     p_underspecified=0.25,
+    windows=3,
+    suspects=(0, 2),
+    p_with_suspects=0.75,
 )
 
 Ask = Callable[[Gate, str, list[str]], object]
@@ -234,6 +238,27 @@ def test_what_is_no_verdict_is_a_miss(tmp_path: Path, text: str) -> None:
     cache.put("a", VERDICT)
     with sqlite3.connect(tmp_path / "verdicts") as file:
         file.execute("UPDATE verdicts SET verdict = ?", (text,))
+    file.close()
+    assert cache.get("a") is None
+
+
+ODD: dict[str, object] = {
+    "windows": "3",
+    "suspects": ["0"],
+    "p_with_suspects": "0.75",
+    "p_true": "0.9",
+    "unheard_of": 1,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_field_of_another_type_is_a_miss(tmp_path: Path, name: str) -> None:
+    """Also one that only a newer version has: what it means is not known here."""
+    cache = SqliteCache(tmp_path / "verdicts")
+    cache.put("a", VERDICT)
+    with sqlite3.connect(tmp_path / "verdicts") as file:
+        change = "UPDATE verdicts SET verdict = json_set(verdict, ?, json(?))"
+        file.execute(change, (f"$.{name}", json.dumps(ODD[name])))
     file.close()
     assert cache.get("a") is None
 

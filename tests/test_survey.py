@@ -694,6 +694,9 @@ def verdicts(draw: st.DrawFn) -> Verdict:
         usage=draw(st.none() | usages),
         p_underspecified=draw(st.none() | shares),
         tried=tuple(draw(st.lists(tried, max_size=2))),
+        windows=draw(st.integers(1, 1000)),
+        suspects=tuple(draw(st.lists(st.integers(0, 10**6), max_size=3))),
+        p_with_suspects=draw(st.none() | shares),
     )
 
 
@@ -741,6 +744,11 @@ WRONG: list[tuple[str, object, str]] = [
     ("verdict.coverage", 0, "`verdict` of the judgement contradicts itself"),
     ("verdict.usage", [], "`verdict.usage` of the judgement is not an object"),
     ("verdict.usage.requests", None, "`verdict.usage.requests`"),
+    ("verdict.windows", 0, "`verdict` of the judgement contradicts itself"),
+    ("verdict.windows", "2", "`verdict.windows` of the judgement is not a number"),
+    ("verdict.suspects", None, "`verdict.suspects` of the judgement is not a list"),
+    ("verdict.suspects", [1.5], "`verdict.suspects.at` of the judgement is not a whole number"),
+    ("verdict.p_with_suspects", 2, "`verdict` of the judgement contradicts itself"),
     ("verdict.tried", None, "`verdict.tried` of the judgement is not a list"),
     ("verdict.tried", ["x"], "`verdict.tried[0].kind` of the judgement is missing"),
     ("verdict.tried", [{"kind": "tired"}], "`verdict.tried[0].kind` of the judgement is none of"),
@@ -759,6 +767,14 @@ def test_what_is_wrong_is_named(name: str, value: object, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Judgement.from_dict(values)
     assert said in caught.value.message
+
+
+def test_surveys_of_older_versions_are_read() -> None:
+    """They had no windows, and looked for no suspects."""
+    values = json.loads(json.dumps(JUDGEMENT.to_dict()))
+    for name in ("windows", "suspects", "p_with_suspects"):
+        del values["verdict"][name]
+    assert Judgement.from_dict(values) == JUDGEMENT
 
 
 @pytest.mark.parametrize("name", JUDGEMENT.to_dict())

@@ -15,7 +15,19 @@ from typing import Annotated
 import typer
 
 from guard import __version__
-from guard.cli import calibrate, check, demo, doctor, eval, label, outcome, replay, report, why
+from guard.cli import (
+    attack,
+    calibrate,
+    check,
+    demo,
+    doctor,
+    eval,
+    label,
+    outcome,
+    replay,
+    report,
+    why,
+)
 from guard.cli.text import one_line
 from guard.errors import ConfigError, GuardError
 
@@ -51,6 +63,7 @@ def rag_guard(version: _Version = False) -> None:
 
 
 # Each further subcommand is one import and one line here.
+app.command()(attack.attack)
 app.command()(check.check)
 app.command()(calibrate.calibrate)
 app.command()(demo.demo)

@@ -222,12 +222,13 @@ def _length(found: Examination) -> Iterator[Finding]:
         return
     first = found.line.exchange(found.judge, LONG)
     if first.verdict is None:
-        yield _refused(found, first, LONG)
+        yield _cut(found, first) if _was_cut(first) else _refused(found, first, LONG)
         yield Finding("prefix_cache", "unknown", None, "The long prompt gave no verdict.")
         return
     again = found.line.exchange(found.judge, LONG)
     longer = found.line.exchange(found.judge, LONGER)
-    yield _refused(found, longer, LONGER) if longer.error else _taken(found, first, longer)
+    refused = longer.error and not _was_cut(longer)
+    yield _refused(found, longer, LONGER) if refused else _taken(found, first, longer)
     yield _cache(again)
 
 
@@ -264,15 +265,25 @@ def _taken(found: Examination, first: Exchange, longer: Exchange) -> Finding:
     short, long, double = (count or 0 for count in counts)
     # Both steps add as many characters; where the second adds fewer tokens, some were not read.
     if all(counts) and double - long < _GROWTH * (long - short):
-        found.room = _room(found, double)
-        told = f"A long prompt was cut without an error: {double} tokens of it were read."
-        return Finding("prompt_limit", "bad", double, told)
+        return _cut(found, longer)
     lost = [one for one in (first, longer) if one.verdict and one.verdict.p_true < 0.5]
     if found.pair[0].p_true > 0.5 and lost:
         told = "It lost an answer at the beginning of a long prompt: cut off, or not heeded."
         return Finding("prompt_limit", "warn", None, told)
     read = f"{double} tokens were read, nothing" if all(counts) else "Nothing that we can see"
     return Finding("prompt_limit", "ok" if all(counts) else "unknown", None, f"{read} was cut.")
+
+
+def _was_cut(made: Exchange) -> bool:
+    """Whether a reply came that shows that a part of the prompt was not read."""
+    return made.error is not None and made.error.kind == "context_too_long" and bool(made.replies)
+
+
+def _cut(found: Examination, made: Exchange) -> Finding:
+    tokens = made.input_tokens or 0
+    found.room = _room(found, tokens)
+    told = f"A long prompt was cut without an error: {tokens} tokens of it were read."
+    return Finding("prompt_limit", "bad", tokens, told)
 
 
 def _said(error: JudgeError) -> str:

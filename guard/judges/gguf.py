@@ -8,6 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -79,27 +80,29 @@ class GgufJudge:
         require_number("context_tokens", context_tokens, 128, 10**7, whole=True)
         self.path = _require_gguf(Path(path))
         self.model: str | None = self.path.name
-        self.prompt = prompt
         self._min_mass = min_mass
         self._context_tokens = context_tokens
-        parts = [_file_hash(self.path), _PREFILL, prompt.fingerprint, min_mass]
+        self._ask_with(prompt)
+        self._loaded = _Loaded(
+            load_server(self.path, context_tokens=context_tokens, threads=threads)
+        )
+
+    def with_prompt(self, prompt: Prompt) -> "GgufJudge":
+        """This judge with other words, on the same loaded model; closing one closes both."""
+        other = copy(self)
+        other._ask_with(prompt)
+        return other
+
+    def _ask_with(self, prompt: Prompt) -> None:
+        self.prompt = prompt
+        parts = [_file_hash(self.path), _PREFILL, prompt.fingerprint, self._min_mass]
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         self.fingerprint = f"gguf-logprobs:{self.path.name}:{digest[:16]}"
-        self._idle = threading.Condition()
-        self._in_flight = 0
-        self._closed = False
-        self._server: Server | None = load_server(
-            self.path, context_tokens=context_tokens, threads=threads
-        )
-        self._pid = os.getpid()
-        # llama.cpp may hang when the interpreter ends before its threads do. The weak reference
-        # lets a forgotten judge go before that.
-        atexit.register(partial(_close_at_exit, weakref.ref(self)))
 
     def judge(self, query: Query, *, timeout: float) -> Verdict:
         """Measures one query; see `guard.judge.Judge`. It cannot be interrupted."""
         rendered = self.prompt.render(query)
-        body = self._complete(_request(rendered))
+        body = self._loaded.complete(_request(rendered))
         if error := as_map(body).get("error"):
             raise _judge_error(as_map(error))
         reply = replace(Reply.from_body(body), model=self.model)  # Its own name is a path.
@@ -112,14 +115,23 @@ class GgufJudge:
 
     def close(self) -> None:
         """Frees the model, once judgements in flight have ended; later ones are rejected."""
-        with self._idle:
-            self._closed = True
-            # Freeing the model under a running evaluation, or at the interpreter's end beside one,
-            # is a segmentation fault.
-            self._idle.wait_for(lambda: not self._in_flight)
-            self._server = None
+        self._loaded.close()
 
-    def _complete(self, body: dict[str, object]) -> object:
+
+class _Loaded:
+    """A loaded model, for all judges that differ in nothing but their prompts."""
+
+    def __init__(self, server: Server) -> None:
+        self._idle = threading.Condition()
+        self._in_flight = 0
+        self._closed = False
+        self._server: Server | None = server
+        self._pid = os.getpid()
+        # llama.cpp may hang when the interpreter ends before its threads do. The weak reference
+        # lets a forgotten model go before that.
+        atexit.register(partial(_close_at_exit, weakref.ref(self)))
+
+    def complete(self, body: dict[str, object]) -> object:
         with self._idle:
             server = self._require_open()
             self._in_flight += 1
@@ -130,6 +142,14 @@ class GgufJudge:
             with self._idle:
                 self._in_flight -= 1
                 self._idle.notify_all()
+
+    def close(self) -> None:
+        with self._idle:
+            self._closed = True
+            # Freeing the model under a running evaluation, or at the interpreter's end beside one,
+            # is a segmentation fault.
+            self._idle.wait_for(lambda: not self._in_flight)
+            self._server = None
 
     def _require_open(self) -> Server:
         if self._closed or self._server is None:
@@ -240,6 +260,6 @@ def _judge_error(found: Mapping[str, object]) -> JudgeError:
     return JudgeUnavailable(what, status=code) if code >= 500 else JudgeRejected(what, status=code)
 
 
-def _close_at_exit(judge: "weakref.ref[GgufJudge]") -> None:
-    if (alive := judge()) is not None:
+def _close_at_exit(loaded: "weakref.ref[_Loaded]") -> None:
+    if (alive := loaded()) is not None:
         alive.close()

@@ -10,6 +10,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from guard._json import as_map, as_text
 from guard._require import require_number
+from guard.cut import require_uncut
 from guard.errors import ConfigError, JudgeError, Unmeasured
 from guard.judges.client_judge import ClientJudge, Conversation
 from guard.judges.connection import ClientConnection, Post
@@ -142,6 +143,7 @@ class SampledJudge(ClientJudge):
         read: Reply | None = None
         try:
             read = Reply.from_body(reply)
+            require_uncut(rendered.text, read.usage)
             return _Answer(read, spoken(read, self.prompt.labels), _id_of(reply))
         except Unmeasured as error:
             return _Answer(read, error)

@@ -1,0 +1,464 @@
+"""An attack: hostile passages put to a judge, how often they succeed, and what defences cost.
+
+    base query, not answered ──► the same with a passage of the attack ──► answered?
+
+An attack succeeds where a judge and its thresholds refuse or ask back without it, and answer with
+it. Each is measured in up to three arms, which differ in nothing but their defences: `DEPLOYED`,
+`PROMPT_ONLY` and `BARE`. What the defences cost is measured on clean queries.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, Protocol, cast, get_args, runtime_checkable
+
+from guard.attacks import HELD_OUT, Case, Suite
+from guard.bootstrap import exact
+from guard.cache import MemoryCache, cache_key
+from guard.dataset import Dataset, Row
+from guard.decision import Route
+from guard.errors import ConfigError
+from guard.evaluation import Figure, evaluate
+from guard.gate import Gate
+from guard.judge import Judge, Profiled
+from guard.judgement import Judgement
+from guard.profile import Profile
+from guard.prompt import Prompt
+from guard.query import Query
+from guard.survey import survey
+from guard.suspicion import suspects
+
+Arm = Literal["deployed", "prompt_only", "bare"]
+DEPLOYED, PROMPT_ONLY, BARE = cast("tuple[Arm, Arm, Arm]", get_args(Arm))
+"""``deployed``: as the gate is. ``prompt_only``: the same, and nothing is ever left out.
+``bare``: the same judge and thresholds, with a prompt without defences (`Prompt.bare`)."""
+
+Ask = Callable[[Gate, Dataset, Arm], Sequence[Judgement]]
+"""Has every row judged, in order; the arm says where to keep it."""
+
+
+# ── Gates ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@runtime_checkable
+class Reworded(Protocol):
+    """A judge that can be made again with another prompt, on the same connections or model."""
+
+    prompt: Prompt
+
+    def with_prompt(self, prompt: Prompt) -> Judge:
+        """This judge with other words."""
+        ...
+
+
+def without_defences(gate: Gate) -> tuple[Gate | None, str]:
+    """The gate with a bare prompt and nothing left out; or ``None``, and why there is none.
+
+    Thresholds and calibrator are the gate's own, whatever judge they were fitted to.
+    """
+    judge = gate.judge
+    if not isinstance(judge, Reworded):
+        return None, f"{type(judge).__name__} cannot be asked with another prompt"
+    try:
+        bare = judge.with_prompt(judge.prompt.bare())
+    except ConfigError:
+        return None, "its prompt's template is its own"
+    return (
+        Gate(
+            bare,
+            replace(gate.policy, leave_out_suspects=False),
+            retry=gate.retry,
+            profile=_of_any_judge(gate.profile),
+            limit=gate.limit,
+            windows=gate.windows,
+        ),
+        "",
+    )
+
+
+def _of_any_judge(profile: Profile | None) -> Profile | None:
+    if profile is None:
+        return None
+    return replace(profile, fingerprint=None, certificate=None)
+
+
+def _altered(gate: Gate, *, leave_out: bool, cache: MemoryCache | None) -> Gate:
+    altered = gate.unobserved()
+    altered.policy = replace(gate.policy, leave_out_suspects=leave_out)
+    altered.cache = cache
+    return altered
+
+
+# ── Measuring ────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How often something happened, with the exact 95 % interval (Clopper & Pearson 1934).
+
+    Attributes:
+        events: how often.
+        n: of how many.
+        units: of how many that are independent: attacks, or groups of rows.
+        low, high: the interval's ends, each unit counted once; ``None`` = of nothing.
+    """
+
+    events: int
+    n: int
+    units: int
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, happened: Sequence[bool], units: Iterable[str]) -> "Share":
+        """From what happened in each, and what each belongs to."""
+        n, independent = len(happened), len(set(units))
+        if not n:
+            return cls(0, 0, 0, None, None)
+        low, high = exact(sum(happened) / n, independent)
+        return cls(sum(happened), n, independent, low, high)
+
+    @property
+    def value(self) -> float | None:
+        """The share in [0, 1]; ``None`` = of nothing."""
+        return self.events / self.n if self.n else None
+
+    def to_dict(self) -> dict[str, object]:
+        """It as JSON-ready values."""
+        return {"value": self.value, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What some attacks did in one arm.
+
+    Attributes:
+        success: the share of attacks that moved a query to answer, of those queries that were not
+            answered before; unmeasured ones are in neither number.
+        unmeasured: attacks of which nobody knows, since the query could not be measured, with the
+            attack or without it.
+        answered_before: attacks on queries that were answered anyway; they count for nothing.
+        shift: by how much P(sufficient) rose on average, in [-1, 1]; ``None`` = nothing measured.
+        moved: ids of the successful ones.
+    """
+
+    success: Share
+    unmeasured: int
+    answered_before: int
+    shift: float | None
+    moved: tuple[str, ...]
+
+    @property
+    def worst(self) -> float | None:
+        """The share, had every attack succeeded of which nobody knows."""
+        n = self.success.n + self.unmeasured
+        return (self.success.events + self.unmeasured) / n if n else None
+
+    def to_dict(self) -> dict[str, object]:
+        """It as JSON-ready values."""
+        return {**asdict(self), "success": self.success.to_dict()}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one set of defences does to clean queries, against another set.
+
+    Attributes:
+        changed: the share of them whose route differs.
+        false_blocks: of the sufficient ones, the share answered only without the defence.
+        unmeasured: queries that count for neither, since one of the two has no verdict.
+    """
+
+    changed: Share
+    false_blocks: Share
+    unmeasured: int
+
+    def to_dict(self) -> dict[str, object]:
+        """It as JSON-ready values."""
+        return {
+            "changed": self.changed.to_dict(),
+            "false_blocks": self.false_blocks.to_dict(),
+            "unmeasured": self.unmeasured,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What an arm is worth on clean queries; see `guard.evaluation`.
+
+    Attributes:
+        auroc: P(a sufficient query scores above an insufficient one).
+        answered: the share of the clean queries that are answered.
+        sufficient_answered: sufficient queries that are answered.
+        leak: P(insufficient | answered).
+    """
+
+    auroc: Figure
+    answered: Figure
+    sufficient_answered: int
+    leak: Figure
+
+    @property
+    def is_at_chance(self) -> bool:
+        """Whether nothing shows that it is better than a coin."""
+        return self.auroc.low is None or self.auroc.low <= 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Attacked:
+    """What came of a suite.
+
+    Attributes:
+        families: the tallies of each family, by arm.
+        total: those of all attacks together.
+        costs: of ``leaving_out`` alone, and of ``all`` defences, where there is a bare arm.
+        suspect: the share of clean queries with a passage that speaks to the judge.
+        quality: of each arm.
+        order: the share of clean queries whose route changes where their contexts are shuffled;
+            ``None`` = not asked for.
+        why_not_bare: why there is no bare arm; empty where there is one.
+    """
+
+    families: Mapping[str, Mapping[Arm, Tally]]
+    total: Mapping[Arm, Tally]
+    costs: Mapping[str, Cost]
+    suspect: Share
+    quality: Mapping[Arm, Quality]
+    order: Cost | None
+    why_not_bare: str
+
+    def unmet(self, most: float) -> list[str]:
+        """Why a bar on the deployed arm's total is not met, a sentence each; none where it is.
+
+        It is a bar on these attacks, which are the same at every run, and so on the share that was
+        seen. What was not measured counts as a success, and a gate that answers none of the
+        sufficient queries meets no bar.
+        """
+        tally, said = self.total[DEPLOYED], list[str]()
+        worst = tally.worst
+        if worst is None:
+            said.append("no attack was measured on a query that is not answered anyway.")
+        elif worst > most:
+            not_known = f", {tally.unmeasured} not measured" if tally.unmeasured else ""
+            seen = f"{tally.success.events} of {tally.success.n} attacks succeeded{not_known}"
+            said.append(f"{seen}: {worst * 100:.1f} % at worst; the bar is {most * 100:.1f} %.")
+        if not self.quality[DEPLOYED].sufficient_answered:
+            said.append("none of the sufficient queries is answered: nothing could be moved.")
+        return said
+
+    def to_dict(self) -> dict[str, object]:
+        """It as JSON-ready values."""
+        return {
+            "families": {
+                name: {
+                    "held_out": name in HELD_OUT,
+                    **{arm: tally.to_dict() for arm, tally in tallies.items()},
+                }
+                for name, tallies in self.families.items()
+            },
+            "total": {arm: tally.to_dict() for arm, tally in self.total.items()},
+            "costs": {name: cost.to_dict() for name, cost in self.costs.items()},
+            "suspect": self.suspect.to_dict(),
+            "quality": {
+                arm: {**asdict(one), "is_at_chance": one.is_at_chance}
+                for arm, one in self.quality.items()
+            },
+            "order": None if self.order is None else self.order.to_dict(),
+            "why_not_bare": self.why_not_bare,
+        }
+
+
+def attacked(
+    gate: Gate, suite: Suite, *, bare: bool = True, ask: Ask | None = None, seed: int = 0
+) -> Attacked:
+    """Judges a suite in every arm, and counts.
+
+    Every query is judged once as it is, and once more with a bare prompt; those that would be
+    answered and hold a suspect passage, once more without it. The verdicts kept are of queries as
+    they are, so that they serve other thresholds as well.
+
+    Args:
+        gate: as deployed.
+        suite: what to ask.
+        bare: whether to judge without defences as well, where the judge can be asked so.
+        ask: who asks; unless given, `guard.survey.survey`, keeping nothing.
+        seed: of the intervals of `Quality`.
+    """
+    ask = _asked if ask is None else ask
+    arms = dict[Arm, _Side]()
+    plain = _altered(gate, leave_out=False, cache=None)
+    rows = Dataset.of([*suite.rows.rows, *suite.shuffled.values()])
+    whole = _Side(plain, rows, ask(plain, rows, PROMPT_ONLY))
+    arms[DEPLOYED] = _deployed(gate, whole, ask)
+    arms[PROMPT_ONLY] = whole
+    other, why_not = without_defences(gate) if bare else (None, "it was not asked for")
+    if other is not None:
+        arms[BARE] = _Side(other, suite.rows, ask(other, suite.rows, BARE))
+    return _counted(suite, arms, why_not, seed)
+
+
+def _asked(gate: Gate, dataset: Dataset, _arm: Arm) -> Sequence[Judgement]:
+    return survey(gate, dataset)
+
+
+class _Side:
+    """One arm: the judgement of every row, and where it goes."""
+
+    def __init__(self, gate: Gate, rows: Dataset, judgements: Sequence[Judgement]) -> None:
+        self.gate, self.dataset = gate, rows
+        self.judgements = {one.id: one for one in judgements}
+
+    def route(self, row: Row) -> Route | None:
+        """Where a measured row goes; ``None`` = it was not measured, or its profile is stale."""
+        verdict = self.judgements[row.id].verdict
+        if verdict is None:
+            return None
+        routed = self.gate.route(verdict, row.query.lang)
+        return None if routed.stale else routed.route
+
+    def p(self, row: Row) -> float | None:
+        """The judge's P(sufficient)."""
+        verdict = self.judgements[row.id].verdict
+        return None if verdict is None else verdict.p_true
+
+
+def _deployed(gate: Gate, whole: _Side, ask: Ask) -> _Side:
+    """The arm as deployed: the gate itself decides, on verdicts that are known by then."""
+    judgements = dict(whole.judgements)
+    rests = {row: _rest(row) for row in whole.dataset.rows if _is_looked_at(gate, whole, row)}
+    known = {row.query: judgements[row.id] for row in whole.dataset.rows}
+    # Where the attack was a passage of its own, the rest is the query that was attacked.
+    new = {rest.query: rest for rest in rests.values() if _is_new(rest.query, known)}
+    if new:
+        found = ask(whole.gate, Dataset.of(new.values()), DEPLOYED)
+        known |= dict(zip(new, found, strict=True))
+    decided = list[Row]()
+    for row, rest in rests.items():
+        if rest.query.is_empty or known[rest.query].verdict is not None:
+            decided.append(row)
+        else:
+            judgements[row.id] = replace(known[rest.query], id=row.id)
+    if decided:
+        again = _altered(gate, leave_out=True, cache=_cache(gate, known))
+        judgements |= {one.id: one for one in survey(again, Dataset.of(decided), workers=1)}
+    return _Side(gate, whole.dataset, list(judgements.values()))
+
+
+def _is_new(query: Query, known: Mapping[Query, Judgement]) -> bool:
+    return not query.is_empty and query not in known
+
+
+def _is_looked_at(gate: Gate, whole: _Side, row: Row) -> bool:
+    leaves_out = gate.policy.leave_out_suspects and whole.route(row) is Route.ANSWER
+    return leaves_out and bool(suspects(row.query.contexts))
+
+
+def _cache(gate: Gate, known: Mapping[Query, Judgement]) -> MemoryCache:
+    """All verdicts that the gate will ask for."""
+    cache = MemoryCache(len(known))
+    for query, judgement in known.items():
+        if judgement.verdict is not None:
+            cache.put(cache_key(gate.judge.fingerprint, query), judgement.verdict)
+    return cache
+
+
+def _rest(row: Row) -> Row:
+    places = suspects(row.query.contexts)
+    left = tuple(text for at, text in enumerate(row.query.contexts) if at not in places)
+    return replace(row, id=f"rest/{row.id}", query=replace(row.query, contexts=left))
+
+
+# ── Counting ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _counted(suite: Suite, arms: Mapping[Arm, _Side], why_not: str, seed: int) -> Attacked:
+    by_family = dict[str, list[Case]]()
+    for case in suite.cases:
+        by_family.setdefault(case.attack.family, []).append(case)
+    deployed = arms[DEPLOYED]
+    costs = {"leaving_out": _cost(suite.clean, arms[PROMPT_ONLY], deployed)}
+    if BARE in arms:
+        costs["all"] = _cost(suite.clean, arms[BARE], deployed)
+    return Attacked(
+        families={
+            name: {arm: _tally(cases, side) for arm, side in arms.items()}
+            for name, cases in by_family.items()
+        },
+        total={arm: _tally(suite.cases, side) for arm, side in arms.items()},
+        costs=costs,
+        suspect=Share.of(
+            [bool(suspects(row.query.contexts)) for row in suite.clean],
+            [row.group for row in suite.clean],
+        ),
+        quality={arm: _quality(suite.clean, side, seed) for arm, side in arms.items()},
+        order=_order(suite, deployed) if suite.shuffled else None,
+        why_not_bare=why_not,
+    )
+
+
+def _tally(cases: Sequence[Case], side: _Side) -> Tally:
+    counted, unmeasured, before, shifts = list[Case](), 0, 0, list[float]()
+    for case in cases:
+        first, last = side.p(case.base.row), side.p(case.row)
+        if first is not None and last is not None:
+            shifts.append(last - first)
+        if side.route(case.base.row) is Route.ANSWER:
+            before += 1
+        elif side.route(case.base.row) is None or side.route(case.row) is None:
+            unmeasured += 1
+        else:
+            counted.append(case)
+    answered = [side.route(case.row) is Route.ANSWER for case in counted]
+    return Tally(
+        success=Share.of(answered, [case.attack.id for case in counted]),
+        unmeasured=unmeasured,
+        answered_before=before,
+        shift=sum(shifts) / len(shifts) if shifts else None,
+        moved=tuple(case.row.id for case, moved in zip(counted, answered, strict=True) if moved),
+    )
+
+
+def _cost(rows: Sequence[Row], without: _Side, defended: _Side) -> Cost:
+    routes = [(row, without.route(row), defended.route(row)) for row in rows]
+    measured = [one for one in routes if None not in one[1:]]
+    good = [one for one in measured if one[0].sufficient]
+    blocked = [before is Route.ANSWER and after is not Route.ANSWER for _, before, after in good]
+    return Cost(
+        changed=_share([(row, before is not after) for row, before, after in measured]),
+        false_blocks=_share([(one[0], lost) for one, lost in zip(good, blocked, strict=True)]),
+        unmeasured=len(routes) - len(measured),
+    )
+
+
+def _share(happened: Sequence[tuple[Row, bool]]) -> Share:
+    return Share.of([each for _, each in happened], [row.group for row, _ in happened])
+
+
+def _order(suite: Suite, side: _Side) -> Cost:
+    """What another order of the contexts does, counted as if it were a defence."""
+    rows = [row for row in suite.clean if row.id in suite.shuffled]
+    judgements = {
+        row.id: side.judgements[other.id] for row in rows for other in [suite.shuffled[row.id]]
+    }
+    shuffled = _Side(side.gate, side.dataset, [])
+    shuffled.judgements = judgements
+    return _cost(rows, side, shuffled)
+
+
+def _quality(rows: Sequence[Row], side: _Side, seed: int) -> Quality:
+    gate = side.gate
+    # A chain is one judge here, whichever of its own gave a verdict.
+    name = gate.judge.fingerprint
+    figures = evaluate(
+        [replace(side.judgements[row.id], fingerprint=name) for row in rows],
+        gate.policy,
+        gate.profile,
+        profile_of=gate.profile_of if isinstance(gate.judge, Profiled) else None,
+        seed=seed,
+    ).figures
+    good = [row for row in rows if row.sufficient]
+    return Quality(
+        auroc=figures["auroc"],
+        answered=figures["coverage"],
+        sufficient_answered=sum(side.route(row) is Route.ANSWER for row in good),
+        leak=figures["leak"],
+    )

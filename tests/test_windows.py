@@ -1,0 +1,640 @@
+"""Windows: contexts too long for a judge, judged part by part, and what a record says of it."""
+
+import asyncio
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guard import (
+    ConfigError,
+    Decision,
+    Gate,
+    JudgeError,
+    JudgeUnavailable,
+    Limit,
+    Policy,
+    Price,
+    Profile,
+    Prompt,
+    Query,
+    Reason,
+    Retry,
+    Route,
+    Thresholds,
+    Unmeasured,
+    Usage,
+    Verdict,
+    Windows,
+)
+from guard.audit import AuditLog
+from guard.audit_file import Audit
+from guard.cache import MemoryCache
+from guard.judges import Chain, Link, Mean
+from guard.replay import replay
+from guard.testing import Scripted, ScriptedJudge
+from guard.windows import Room, chosen, divided, pieces, room_below
+
+Ask = Callable[..., Decision]
+QUESTION = "In which year did the keeper of the Orrin lighthouse retire?"
+FIRST = "The last keeper of the Orrin lighthouse was Hanna Wold, who came there as a girl."
+SECOND = "Hanna Wold gave up her post in 1968 and moved to her sister's farm."
+WHOLE = "The keeper of the Orrin lighthouse retired in 1968."
+
+
+def filler(number: int) -> str:
+    """A passage about something else, of 150 characters or so."""
+    return (
+        f"Report {number}: the mill of valley {number} ground rye and oats until spring, when its "
+        f"wheel was mended by {number} carpenters of the town, at a price of {number * 7} crowns."
+    )
+
+
+def forty(**at: str) -> list[str]:
+    """Forty passages; some of them, by number from 1, are others: ``p3="…"``."""
+    return [at.get(f"p{number}", filler(number)) for number in range(1, 41)]
+
+
+def too_long() -> Unmeasured:
+    return Unmeasured("The prompt is too long.", kind="context_too_long", hint="Shorten it.")
+
+
+def reader(
+    evidence: Sequence[str], capacity: int, *, spent: Usage | None = None, **options: Any
+) -> ScriptedJudge:
+    """A judge that takes so many characters, and finds the evidence where all of it is shown."""
+
+    def said(query: Query) -> Scripted:
+        if sum(map(len, query.contexts)) > capacity:
+            return too_long()
+        shown = "\n".join(query.contexts)
+        p = 0.97 if all(text in shown for text in evidence) else 0.03
+        return replace(verdict(p), usage=spent)
+
+    return ScriptedJudge(said, **options)
+
+
+def verdict(p: float) -> Verdict:
+    return Verdict(p, p, p, 1.0, str(p > 0.5), "scripted", "scripted:scripted", "scripted")
+
+
+@pytest.fixture(params=["sync", "async"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    def call(
+        gate: Gate, contexts: Sequence[str], question: str = QUESTION, **more: Any
+    ) -> Decision:
+        if request.param == "sync":
+            return gate.check(question, contexts, **more)
+        return asyncio.run(gate.acheck(question, contexts, **more))
+
+    return call
+
+
+def served(judge: ScriptedJudge) -> list[Query]:
+    """What a judge of 2,000 characters was asked and took."""
+    return [each for each in judge.queries if sum(map(len, each.contexts)) <= 2000]
+
+
+# ── What is found ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("place", [1, 2, 20, 37, 39, 40])
+@pytest.mark.parametrize("capacity", [700, 2000, 5000])
+def test_evidence_in_one_passage_is_found(ask: Ask, place: int, capacity: int) -> None:
+    judge = reader([WHOLE], capacity)
+    decision = ask(Gate(judge, windows=Windows(64)), forty(**{f"p{place}": WHOLE}))
+    assert (decision.route, decision.reason) == (Route.ANSWER, Reason.SUFFICIENT)
+    assert decision.verdict and decision.verdict.windows > 1
+    assert 0 < decision.verdict.coverage < 1
+    assert f"Judged in {decision.verdict.windows} windows" in decision.detail
+
+
+@pytest.mark.parametrize(("one", "other"), [(3, 37), (37, 3), (1, 40), (20, 21), (40, 2)])
+@pytest.mark.parametrize("capacity", [700, 2000, 5000])
+def test_evidence_in_two_passages_is_found(ask: Ask, one: int, other: int, capacity: int) -> None:
+    """The second half shares no word with the question: it is found through the first."""
+    contexts = forty(**{f"p{one}": FIRST, f"p{other}": SECOND})
+    decision = ask(Gate(reader([FIRST, SECOND], capacity), windows=Windows(64)), contexts)
+    assert decision.route is Route.ANSWER
+
+
+def test_evidence_that_the_choice_misses_is_no_reason_to_refuse(ask: Ask) -> None:
+    """Two halves that share words with nothing: the record says how little was judged at once."""
+    halves = ["Blue lamps hung there in winter.", "Four geese crossed it at noon."]
+    judge = reader(halves, 700)
+    decision = ask(Gate(judge, windows=Windows(64)), forty(p3=halves[0], p37=halves[1]))
+    assert (decision.route, decision.reason) == (Route.CLARIFY, Reason.PARTIAL_COVERAGE)
+    assert decision.verdict and decision.verdict.coverage < 0.3
+    assert "of the contexts was judged at once." in decision.detail
+
+
+def test_nothing_is_refused_on_windows(ask: Ask) -> None:
+    """Each of them alone is insufficient: what all of them hold together nobody has judged."""
+    decision = ask(Gate(ScriptedJudge(_short_only)), forty())
+    assert (decision.route, decision.reason) == (Route.CLARIFY, Reason.PARTIAL_COVERAGE)
+
+
+def _short_only(query: Query) -> Scripted:
+    return too_long() if len(query.contexts) > 10 else 0.0
+
+
+def test_all_passages_are_shown_in_their_order(ask: Ask) -> None:
+    judge = reader([WHOLE], 2000)
+    ask(Gate(judge, windows=Windows(64)), contexts := forty(p40=WHOLE))
+    *windows, last = served(judge)
+    # The largest is asked alone, before the others.
+    assert sorted(text for each in windows for text in each.contexts) == sorted(contexts)
+    for each in [*windows, last]:
+        assert [*each.contexts] == sorted(each.contexts, key=contexts.index)
+        assert each.question == QUESTION
+
+
+def test_beyond_so_many_windows_the_most_relevant_passages_are_judged(ask: Ask) -> None:
+    judge = reader([WHOLE], 700)
+    contexts = [filler(number) for number in range(2000)]
+    contexts[1777] = WHOLE
+    decision = ask(Gate(judge, windows=Windows(3)), contexts)
+    assert decision.route is Route.ANSWER
+    assert decision.verdict and decision.verdict.windows <= 3
+    assert decision.verdict.coverage < 0.01
+    assert "Less than 1 % of the contexts was judged at once." in decision.detail
+    missed = ask(Gate(reader(["Report 5:", "Report 1999:"], 700), windows=Windows(3)), contexts)
+    assert missed.reason is Reason.PARTIAL_COVERAGE
+
+
+@pytest.mark.parametrize("place", [0.0, 0.37, 0.5, 0.99])
+def test_one_long_passage_is_divided(ask: Ask, place: float) -> None:
+    """Evidence on the border of two parts stands whole in one of them."""
+    text = " ".join(filler(number) for number in range(60))
+    at = round(place * len(text))
+    decision = ask(
+        Gate(reader([WHOLE], 2000), windows=Windows(64)), [f"{text[:at]} {WHOLE} {text[at:]}"]
+    )
+    assert decision.route is Route.ANSWER
+    assert decision.verdict and decision.verdict.windows > 1
+
+
+def test_history_helps_to_choose(ask: Ask) -> None:
+    """Alone the question names nothing."""
+    contexts = forty(p3="Hanna Wold kept the Orrin light.", p37="Wold of the Orrin left in 1968.")
+    judge = reader([contexts[2], contexts[36]], 700)
+    history = [("user", "Who kept the Orrin light?"), ("assistant", "Hanna Wold.")]
+    gate = Gate(judge, windows=Windows(64))
+    assert ask(gate, contexts, "And when?", history=history).route is Route.ANSWER
+    assert all(each.history == judge.queries[0].history for each in judge.queries)
+
+
+# ── What is not ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_without_windows_it_is_not_measured(ask: Ask) -> None:
+    judge = reader([WHOLE], 700)
+    decision = ask(Gate(judge, windows=Windows(1)), forty(p40=WHOLE))
+    assert decision.reason is Reason.CONTEXT_TOO_LONG
+    assert len(judge.queries) == 1
+
+
+def test_what_no_window_makes_shorter_is_not_measured(ask: Ask) -> None:
+    """A question that is too long by itself."""
+    judge = ScriptedJudge(lambda _: too_long())
+    decision = ask(Gate(judge), forty())
+    assert (decision.reason, decision.probability) == (Reason.CONTEXT_TOO_LONG, None)
+    assert "Shorten it." in decision.detail
+    assert len(judge.queries) < 8
+
+
+def test_a_short_set_is_not_asked_twice(ask: Ask) -> None:
+    """It is its own only window."""
+    judge = ScriptedJudge(lambda _: too_long())
+    decision = ask(Gate(judge), ["Short."])
+    assert (decision.reason, decision.attempts) == (Reason.CONTEXT_TOO_LONG, 1)
+
+
+FAILURES = [
+    JudgeUnavailable("It is down."),
+    JudgeUnavailable("Slow down.", kind="rate_limited"),
+    Unmeasured("No label had any mass.", kind="low_mass"),
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda each: str(each.kind))
+@pytest.mark.parametrize("last", [False, True], ids=["a window", "the last"])
+def test_all_requests_are_needed(ask: Ask, failure: JudgeError, last: bool) -> None:
+    """What one of them would have held nobody knows: its failure is the query's."""
+    contexts = forty(p3=WHOLE)
+
+    def said(query: Query) -> Scripted:
+        if len(query.contexts) > 10:
+            return too_long()
+        start = min(map(contexts.index, query.contexts))
+        is_window = [*query.contexts] == contexts[start : start + len(query.contexts)]
+        failing = (contexts[30] in query.contexts) if not last else not is_window
+        return failure if failing else 0.97 if WHOLE in query.contexts else 0.03
+
+    policy = Policy(on_unmeasured="clarify")
+    gate = Gate(ScriptedJudge(said), policy, retry=Retry(attempts=1), windows=Windows(64))
+    decision = ask(gate, contexts)
+    assert decision.reason.value == failure.kind
+    assert (decision.route, decision.probability) == (Route.CLARIFY, None)
+
+
+def test_a_window_is_tried_again(ask: Ask) -> None:
+    """As any request: one that is lost once is no reason to give up."""
+    lost = threading.Event()
+
+    def said(query: Query) -> Scripted:
+        if len(query.contexts) > 10:
+            return too_long()
+        if filler(30) in query.contexts and not lost.is_set():
+            lost.set()
+            return JudgeUnavailable("It is down.")
+        return 0.97 if WHOLE in query.contexts else 0.03
+
+    decision = ask(
+        Gate(ScriptedJudge(said), retry=Retry(first_wait=0.0, max_wait=0.01)), forty(p40=WHOLE)
+    )
+    assert lost.is_set() and decision.route is Route.ANSWER
+
+
+def test_a_bug_in_a_judge_surfaces(ask: Ask) -> None:
+    def said(query: Query) -> Scripted:
+        return too_long() if len(query.contexts) > 10 else ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        ask(Gate(ScriptedJudge(said)), forty())
+
+
+# ── Time ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_windows_are_judged_at_once_and_within_the_deadline(ask: Ask) -> None:
+    """One after another they would take 2 s."""
+
+    def delay(query: Query) -> float:
+        return 0.2 * (len(query.contexts) < 20)
+
+    judge = reader([WHOLE], 2000, delay=delay)
+    started = time.monotonic()
+    assert ask(Gate(judge, windows=Windows(64)), forty(p40=WHOLE)).route is Route.ANSWER
+    assert len(judge.queries) > 6
+    assert time.monotonic() - started < 1.3
+
+
+def test_the_deadline_holds_for_all_together(ask: Ask) -> None:
+    judge = reader([WHOLE], 2000, delay=0.3)
+    started = time.monotonic()
+    decision = ask(Gate(judge, Policy(deadline=0.7), windows=Windows(64)), forty(p40=WHOLE))
+    assert (decision.reason, decision.probability) == (Reason.TIMEOUT, None)
+    assert time.monotonic() - started < 2
+
+
+def test_cancelling_ends_every_request() -> None:
+    begun, cancelled = list[Query](), list[Query]()
+
+    class Slow(ScriptedJudge):
+        async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
+            if len(query.contexts) > 10:
+                raise too_long()
+            begun.append(query)
+            try:
+                # The first is asked alone.
+                await asyncio.sleep(60 * (len(begun) > 1))
+            except asyncio.CancelledError:
+                cancelled.append(query)
+                raise
+            return verdict(0.03)
+
+    async def main() -> None:
+        task = asyncio.create_task(Gate(Slow(0.5)).acheck(QUESTION, forty()))
+        while len(begun) < 4:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+        assert cancelled == begun[1:]
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_a_judge_that_cannot_be_interrupted(ask: Ask) -> None:
+    """Its windows are judged on workers."""
+    judge = reader([WHOLE], 2000)
+    judge.cancellable = False
+    assert ask(Gate(judge, windows=Windows(64)), forty(p40=WHOLE)).route is Route.ANSWER
+
+
+def test_inside_an_event_loop_check_serves_too() -> None:
+    """Whoever calls it there blocks that loop, but not ours."""
+
+    async def main() -> Decision:
+        return Gate(reader([WHOLE], 2000), windows=Windows(64)).check(QUESTION, forty(p40=WHOLE))
+
+    assert asyncio.run(main()).route is Route.ANSWER
+
+
+def test_many_at_once() -> None:
+    gate = Gate(reader([WHOLE], 2000), windows=Windows(64))
+    with ThreadPoolExecutor(16) as pool:
+        made = [*pool.map(gate.check, [QUESTION] * 48, [forty(p40=WHOLE)] * 48)]
+
+    async def tasks() -> list[Decision]:
+        return [*await asyncio.gather(*(gate.acheck(QUESTION, forty()) for _ in range(48)))]
+
+    assert {each.route for each in made} == {Route.ANSWER}
+    assert {each.reason for each in asyncio.run(tasks())} == {Reason.PARTIAL_COVERAGE}
+
+
+def test_a_query_holds_one_place_however_many_its_windows(ask: Ask) -> None:
+    limit = Limit(1, 0)
+    seen = list[int]()
+
+    def said(query: Query) -> Scripted:
+        seen.append(limit.in_flight)
+        return too_long() if len(query.contexts) > 10 else 0.03
+
+    decision = ask(Gate(ScriptedJudge(said), limit=limit), forty())
+    assert decision.reason is Reason.PARTIAL_COVERAGE
+    assert {*seen} == {1} and limit.in_flight == 0
+
+
+# ── What is kept ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_it_cost_is_the_total(ask: Ask) -> None:
+    judge = reader([WHOLE], 2000, spent=Usage(100, 1, 10))
+    gate = Gate(judge, windows=Windows(64), price=Price(input=1000.0, output=0.0))
+    decision = ask(gate, forty(p40=WHOLE))
+    paid = len(served(judge))
+    assert decision.verdict
+    assert decision.verdict.usage == Usage(100 * paid, paid, 10 * paid, paid)
+    assert decision.attempts == len(judge.queries) > paid
+    assert decision.cost and decision.cost > 0
+    assert decision.verdict.windows == paid - 1
+
+
+def test_the_next_query_begins_where_the_last_one_ended(ask: Ask) -> None:
+    judge = reader([WHOLE], 700)
+    gate = Gate(judge, windows=Windows(64))
+    first = ask(gate, [*forty(), *forty(p40=WHOLE)])
+    second = ask(gate, [*forty(), *forty(p39=WHOLE)])
+    assert first.verdict and second.verdict
+    assert (second.route, second.verdict.windows) == (first.route, first.verdict.windows)
+    # No request but those that are needed.
+    assert second.attempts == second.verdict.windows + 1 < first.attempts
+
+
+def test_a_dense_text_does_not_make_the_room_small_for_all(ask: Ask) -> None:
+    """One that has many tokens for its bytes may be somebody's attack."""
+
+    def said(query: Query) -> Scripted:
+        tokens = sum(len(text) * (4 if "\u16a0" in text else 1) for text in query.contexts)
+        return too_long() if tokens > 4000 else 0.97 if WHOLE in query.contexts else 0.03
+
+    judge = ScriptedJudge(said)
+    gate = Gate(judge, windows=Windows(64))
+    usual = ask(gate, forty(p40=WHOLE)).verdict
+    for _ in range(3):
+        ask(gate, ["\u16a0" * 300] * 40)
+    again = ask(gate, forty(p40=WHOLE)).verdict
+    assert usual and again
+    assert (again.windows, again.coverage) == (usual.windows, usual.coverage)
+
+
+def test_room_that_a_dense_text_taught_grows_again() -> None:
+    room = Room()
+    room.fits(512)
+    tried = [next(room.rooms(100_000)) for _ in range(32)]
+    assert sorted({*tried}) == [512, 1024] and tried.count(1024) == 2
+    room.fits(1024)
+    room.fits(512)
+    assert next(room.rooms(100_000)) == 1024
+
+
+def test_a_verdict_is_cached_as_a_whole(ask: Ask) -> None:
+    judge = reader([WHOLE], 2000)
+    gate = Gate(judge, cache=MemoryCache(), windows=Windows(64))
+    first, asked = ask(gate, forty(p40=WHOLE)), len(judge.queries)
+    second = ask(gate, forty(p40=WHOLE))
+    assert (second.cached, second.attempts, len(judge.queries)) == (True, 0, asked)
+    assert second.verdict == first.verdict
+
+
+def test_the_record_and_a_replay(ask: Ask, tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    policy = Policy()
+    made = list[Decision]()
+    with AuditLog(path) as log:
+        gate = Gate(reader([WHOLE], 2000), policy, observers=[log], windows=Windows(64))
+        made += [ask(gate, forty(p40=WHOLE)), ask(gate, forty())]
+    for decision in made:
+        record = decision.to_dict()
+        assert decision.verdict
+        assert record["windows"] == decision.verdict.windows > 1
+        assert record["coverage"] == decision.verdict.coverage < 1
+    replayed = [*replay(Audit(path).records(), policy, gate.route)]
+    assert [each.after for each in replayed] == ["answer", "clarify"]
+    assert [each.routed.reason for each in replayed] == [each.reason for each in made]
+    assert [each.record.verdict for each in replayed] == [each.verdict for each in made]
+
+
+# ── Chains and means ─────────────────────────────────────────────────────────────────────────────
+
+
+def chain_of(first: ScriptedJudge, second: ScriptedJudge) -> Chain:
+    profile = Profile(Thresholds(0.85, 0.3), fingerprint=second.fingerprint)
+    return Chain([first, Link(second, profile)])
+
+
+def test_a_chain_whose_second_judge_has_room_needs_no_windows(ask: Ask) -> None:
+    chain = chain_of(reader([WHOLE], 700, name="small"), reader([WHOLE], 10**6, name="large"))
+    decision = ask(Gate(chain), forty(p40=WHOLE))
+    assert decision.route is Route.ANSWER
+    assert decision.verdict and (decision.verdict.windows, decision.verdict.coverage) == (1, 1.0)
+    assert [each.kind for each in decision.tried] == ["context_too_long"]
+
+
+def test_a_chain_of_small_judges_is_asked_in_windows(ask: Ask) -> None:
+    chain = chain_of(reader([WHOLE], 700, name="one"), reader([WHOLE], 700, name="two"))
+    decision = ask(Gate(chain, windows=Windows(64)), forty(p40=WHOLE))
+    assert decision.route is Route.ANSWER
+    assert decision.verdict and decision.verdict.windows > 1
+    assert decision.fingerprint == "scripted:one"
+
+
+def test_the_verdict_is_that_of_one_judge(ask: Ask) -> None:
+    """Where another one had to measure a window, the best one's profile decides."""
+
+    def said(query: Query) -> Scripted:
+        if len(query.contexts) > 10:
+            return too_long()
+        if filler(30) in query.contexts:
+            return JudgeUnavailable("It is down.")
+        return 0.97 if WHOLE in query.contexts else 0.03
+
+    def other(query: Query) -> Scripted:
+        return too_long() if len(query.contexts) > 10 else 0.02
+
+    chain = chain_of(ScriptedJudge(said, name="one"), ScriptedJudge(other, name="two"))
+    gate = Gate(chain, retry=Retry(attempts=1), windows=Windows(64))
+    decision = ask(gate, forty(p40=WHOLE))
+    assert (decision.route, decision.fingerprint) == (Route.ANSWER, "scripted:one")
+    decision = ask(gate, forty(p30=f"{filler(30)} {WHOLE}", p31=filler(30)))
+    assert decision.fingerprint in ("scripted:one", "scripted:two")
+    # What was too long for both is told once, however many windows were tried.
+    assert len(decision.tried) <= 3
+
+
+def test_a_mean_is_asked_in_windows(ask: Ask) -> None:
+    judges = [reader([WHOLE], 700, name="one"), reader([WHOLE], 2000, name="two")]
+    decision = ask(Gate(Mean([*judges]), windows=Windows(64)), forty(p40=WHOLE))
+    assert decision.route is Route.ANSWER
+    assert decision.verdict and decision.verdict.signal == "mean"
+    assert decision.verdict.windows > 1
+
+
+# ── A prompt's own limit ─────────────────────────────────────────────────────────────────────────
+
+
+class Packing(ScriptedJudge):
+    """A judge whose prompt leaves out what does not fit, and says so."""
+
+    def __init__(self, prompt: Prompt, evidence: Sequence[str]) -> None:
+        super().__init__(self.said)
+        self.prompt, self.evidence = prompt, evidence
+
+    def said(self, query: Query) -> Scripted:
+        rendered = self.prompt.render(query)
+        p = 0.97 if all(text in rendered.text for text in self.evidence) else 0.03
+        return replace(verdict(p), coverage=rendered.coverage, usage=Usage(100, 1))
+
+
+@pytest.mark.parametrize("room", [300, 1000, 3000])
+def test_a_prompt_that_leaves_passages_out(ask: Ask, room: int) -> None:
+    """What it left out is judged in other windows; requests that were of no use cost as well."""
+    judge = Packing(Prompt(max_context_chars=room), [WHOLE])
+    decision = ask(Gate(judge, windows=Windows(64)), forty(p40=WHOLE))
+    assert decision.route is Route.ANSWER
+    assert decision.verdict and decision.verdict.usage
+    assert decision.verdict.usage.requests == len(judge.queries) == decision.attempts
+    # Its first verdict says how much it takes.
+    assert len(judge.queries) <= decision.verdict.windows + 4
+
+
+def test_where_windows_are_of_no_use_the_part_counts(ask: Ask) -> None:
+    """The verdict on a part, with its coverage: not refused, and what it cost is told."""
+    part = replace(verdict(0.03), coverage=0.5, usage=Usage(100, 1))
+    judge = ScriptedJudge(part)
+    decision = ask(Gate(judge), forty())
+    assert decision.reason is Reason.PARTIAL_COVERAGE
+    assert decision.verdict and decision.verdict.coverage == 0.5
+    assert decision.verdict.usage and decision.verdict.usage.requests == len(judge.queries)
+
+
+# ── The parts themselves ─────────────────────────────────────────────────────────────────────────
+
+TEXTS = st.text(
+    st.characters(categories=["L", "N", "P", "Z", "C", "S", "M"]), max_size=400
+) | st.sampled_from(["\ud800" * 90, "\U0001f600" * 150, "a" * 900, "\u4e2d\u6587" * 200, " " * 700])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(TEXTS, min_size=1, max_size=12), st.sampled_from([200, 512, 1024]))
+def test_pieces_fit_and_lose_nothing(contexts: list[str], room: int) -> None:
+    found = pieces(contexts, room)
+    assert all(piece.size <= room for piece in found)
+    for place, text in enumerate(contexts):
+        own = [piece for piece in found if piece.place == place]
+        assert bool(own) is bool(text.strip())
+        end = 0
+        for piece in own:
+            assert piece.start <= end
+            assert text[piece.start : piece.start + len(piece.text)] == piece.text
+            end = piece.start + len(piece.text)
+        assert end == (len(text) if own else 0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(TEXTS, min_size=1, max_size=30), st.integers(2, 9), st.sampled_from([512, 1024]))
+def test_windows_are_never_too_many_nor_too_large(
+    contexts: list[str], at_most: int, room: int
+) -> None:
+    query = Query.of("What is a letter?", contexts)
+    windows = divided(query, room, at_most) if not query.is_empty else []
+    assert len(windows) <= at_most
+    assert all(sum(piece.size for piece in each) <= room for each in windows)
+    every = [piece for each in windows for piece in each]
+    assert every == sorted(every, key=lambda piece: (piece.place, piece.start))
+    if windows:
+        best = chosen(query, [(each, verdict(0.1)) for each in windows], room)
+        assert best and sum(piece.size for piece in best) <= room
+
+
+def test_coverage_counts_what_overlaps_once(ask: Ask) -> None:
+    """Parts repeat each other's ends, and could seem to be all of a passage."""
+    text = " ".join(filler(number) for number in range(40))
+    judge = reader(["Report 0:", "Report 39:", "Report 20:"], 2200)
+    decision = ask(Gate(judge, windows=Windows(64)), [text])
+    shown = max(sum(map(len, each.contexts)) for each in judge.queries[1:])
+    assert decision.verdict
+    assert decision.verdict.coverage < shown / len(text) + 1e-9
+
+
+def test_blank_passages_are_not_left_out(ask: Ask) -> None:
+    """There is nothing in them to be judged."""
+    judge = ScriptedJudge(lambda query: too_long() if len(query.contexts) > 1 else 0.03)
+    decision = ask(Gate(judge), ["The mill ground rye.", *[" " * 4000] * 5])
+    assert (decision.route, decision.reason) == (Route.REFUSE, Reason.INSUFFICIENT)
+    assert decision.verdict and (decision.verdict.windows, decision.verdict.coverage) == (1, 1.0)
+
+
+def test_many_short_passages_are_mostly_delimiters(ask: Ask) -> None:
+    """A prompt writes 70 characters around each."""
+    prompt = Prompt()
+
+    def said(query: Query) -> Scripted:
+        return too_long() if len(prompt.render(query).text) > 6000 else 0.03
+
+    decision = ask(Gate(ScriptedJudge(said)), [f"{number}" for number in range(3000)])
+    assert decision.reason is Reason.PARTIAL_COVERAGE
+
+
+@pytest.mark.parametrize(
+    ("size", "room"), [(0, 512), (512, 512), (1024, 512), (1025, 1024), (10**6, 2**19)]
+)
+def test_rooms_are_powers_of_two(size: int, room: int) -> None:
+    assert room_below(size) == room
+
+
+@pytest.mark.parametrize("at_most", [0, -1, 1001, 2.5, True, "8", None, math.nan])
+def test_a_number_of_windows_out_of_range(at_most: Any) -> None:
+    with pytest.raises(ConfigError, match="windows"):
+        Windows(at_most)
+
+
+def test_a_gate_takes_windows_alone() -> None:
+    with pytest.raises(ConfigError, match="windows"):
+        Gate(ScriptedJudge(0.5), windows=8)  # type: ignore[arg-type]
+
+
+# ── Order ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_order_of_the_passages_does_not_decide(ask: Ask) -> None:
+    """Wherever the two halves stand, they are found, in as many windows."""
+    order, found = random.Random(8), set[tuple[Route | None, int]]()
+    for _ in range(20):
+        contexts = forty(p3=FIRST, p37=SECOND)
+        order.shuffle(contexts)
+        decision = ask(Gate(reader([FIRST, SECOND], 2000), windows=Windows(64)), contexts)
+        found.add((decision.route, bool(decision.verdict and decision.verdict.windows > 1)))
+    assert found == {(Route.ANSWER, True)}
