@@ -70,7 +70,7 @@ class Breaker:
         """Closed, whatever was; in a forked child it is called by itself."""
         self._lock = threading.Lock()
         self._failed = 0
-        self._last: JudgeUnavailable | None = None
+        self._last: str | None = None
         self._pause = self.seconds
         self._until: float | None = None  # On the monotonic clock; ``None`` = closed.
         self._probe: object | None = None
@@ -124,7 +124,8 @@ class Breaker:
             self._failed += is_closed or is_probe
             if not is_probe and not (is_closed and self._failed >= self.failures):
                 return
-            self._probe, self._last = None, error
+            # In words: the error itself would keep its traceback, and so a query, alive.
+            self._probe, self._last = None, _in_words(error, self._failed)
             # Twice as long as the last time, where it was a probe that failed.
             self._pause = min(self.longest, self._pause * 2) if is_probe else self.seconds
             pause = min(self.longest, max(self._pause, error.retry_after or 0.0))
@@ -149,7 +150,7 @@ class Breaker:
                 self._probe = None
 
     def _not_asked(self, left: float) -> NotAsked:
-        why = "" if self._last is None else f": {_in_words(self._last, self._failed)}"
+        why = "" if self._last is None else f": {self._last}"
         when = f"It is asked again in {left:.3g} s." if left else "One query is trying it now."
         return NotAsked(
             f"The judge was not asked, since {self.name} keeps failing{why} {when}",

@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -255,9 +256,19 @@ class Gate:
             _tell(observer, decision)
 
     async def atell(self, decision: Decision) -> None:
-        """As `tell`; an observer that blocks is off the event loop."""
+        """As `tell`; those that block are off the event loop, after the others.
+
+        Cancelling it keeps nobody from being told: the decision is made, and would otherwise be in
+        the metrics but not in the audit.
+        """
         for observer in self.observers:
-            await _through(observer, partial(_tell, observer), decision)
+            if not observer.blocks:
+                _tell(observer, decision)
+        slow = [observer for observer in self.observers if observer.blocks]
+        if slow:
+            # Not `asyncio.to_thread`: what waits there for a thread is dropped with its task.
+            tell_all = partial(copy_context().run, _tell_each, slow, decision)
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, tell_all))
 
     def route(self, verdict: Verdict, lang: str | None) -> Routed:
         """Where a query with this verdict goes; nobody is asked, and nobody told."""
@@ -446,6 +457,11 @@ def _tell(observer: Observer, decision: Decision) -> None:
         observer.observe(decision)
     except Exception as error:
         logger.error("query %s: an observer failed: %s", decision.id, described(error))
+
+
+def _tell_each(observers: Iterable[Observer], decision: Decision) -> None:
+    for observer in observers:
+        _tell(observer, decision)
 
 
 async def _through(
