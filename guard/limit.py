@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from guard._fork import renew_in_child
 from guard._require import require_number
@@ -50,13 +50,13 @@ class Limit:
     def begin_anew(self) -> None:
         """Forgets who is in flight: in a forked child, where it is called by itself, nobody is."""
         self._lock = threading.Lock()
-        self._in_flight = 0
+        self._inside = set[Future[None]]()
         self._waiting = deque[Future[None]]()
 
     @property
     def in_flight(self) -> int:
         """Judgements at this moment."""
-        return self._in_flight
+        return len(self._inside)
 
     @property
     def waiting(self) -> int:
@@ -109,8 +109,8 @@ class Limit:
         """A turn: done once there is a place."""
         turn = Future[None]()
         with self._lock:
-            if self._in_flight < self.max_in_flight:
-                self._in_flight += 1
+            if len(self._inside) < self.max_in_flight:
+                self._inside.add(turn)
                 turn.set_result(None)
             elif not self.wait or len(self._waiting) >= self.max_in_flight:
                 raise self._turned_away(f"{len(self._waiting)} others waited for their end")
@@ -121,12 +121,14 @@ class Limit:
     def _leave(self, turn: "Future[None]") -> None:
         """Gives the place to whoever has waited longest; or no longer waits for one."""
         with self._lock:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
+            if turn not in self._inside:
+                with suppress(ValueError):  # From before a fork: it is in neither.
+                    self._waiting.remove(turn)
                 return
+            self._inside.remove(turn)
             following = self._waiting.popleft() if self._waiting else None
-            if following is None:
-                self._in_flight -= 1
+            if following is not None:
+                self._inside.add(following)
         if following is not None:
             following.set_result(None)
 

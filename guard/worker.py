@@ -134,6 +134,13 @@ class Workers:
         )
         try:
             thread.start()
+        except RuntimeError:
+            self._slots.release()
+            raise NotAsked(
+                "No thread could be started for a call that blocks.",
+                hint="The machine's or container's limit on threads is reached; an AsyncOpenAI "
+                "client needs none.",
+            ) from None
         except BaseException:
             self._slots.release()
             raise

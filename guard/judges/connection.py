@@ -11,13 +11,13 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from http.cookiejar import CookieJar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import openai
 from openai import AsyncOpenAI, OpenAI
 
 from guard.breaker import Breaker, breaker_for, name_of
-from guard.errors import ConfigError, JudgeError, JudgeRejected, out_of_time
+from guard.errors import ConfigError, JudgeError, JudgeRejected, Unmeasured, out_of_time
 from guard.judges.endpoint import account_of
 from guard.judges.failures import not_json, unsendable
 from guard.loop import shared_loop
@@ -177,20 +177,65 @@ class ClientConnection(Connection):
             self._async.close()
 
 
+# How the SDK's own `with_streaming_response` tells it to leave the body unread, so that it is read
+# here: piece by piece, against the deadline, and no more of it than any verdict needs.
+_RAW = {"X-Stainless-Raw-Response": "stream"}
+_MAX_BYTES = 16 * 2**20
+
+
 def _send(client: OpenAI, post: Post, end: float) -> object:
     _forget_odd_cookies(client)
     with _json_expected():
-        options: openai.RequestOptions = {"timeout": _seconds_left(end)}
-        return _parsed(client.post(post.path, body=post.body, cast_to=object, options=options))
+        options: openai.RequestOptions = {"timeout": _seconds_left(end), "headers": _RAW}
+        answer: Any = client.post(post.path, body=post.body, cast_to=object, options=options)
+        reply = answer.http_response
+        data = bytearray()
+        try:
+            for piece in reply.iter_bytes():
+                _add(data, piece, end)
+        except Exception as error:
+            raise _broken(error, reply.request) from error
+        finally:
+            reply.close()
+        return json.loads(data)
 
 
 async def _asend(client: AsyncOpenAI, post: Post, end: float) -> object:
     _forget_odd_cookies(client)
     with _json_expected():
-        options: openai.RequestOptions = {"timeout": _seconds_left(end)}
-        return _parsed(
-            await client.post(post.path, body=post.body, cast_to=object, options=options)
+        options: openai.RequestOptions = {"timeout": _seconds_left(end), "headers": _RAW}
+        answer: Any = await client.post(post.path, body=post.body, cast_to=object, options=options)
+        reply = answer.http_response
+        data = bytearray()
+        try:
+            async for piece in reply.aiter_bytes():
+                _add(data, piece, end)
+        except Exception as error:
+            raise _broken(error, reply.request) from error
+        finally:
+            await reply.aclose()
+        return json.loads(data)
+
+
+def _add(data: bytearray, piece: bytes, end: float) -> None:
+    if time.monotonic() >= end:
+        raise out_of_time()
+    data += piece
+    if len(data) > _MAX_BYTES:
+        raise Unmeasured(
+            f"The judge's reply is longer than {_MAX_BYTES // 2**20} MiB.",
+            kind="malformed",
+            hint="Something else than a judge may answer at this address.",
         )
+
+
+def _broken(error: Exception, request: Any) -> Exception:
+    """As the SDK says it of a body that it reads itself."""
+    if isinstance(error, JudgeError):
+        return error
+    if "Timeout" in type(error).__name__:
+        return openai.APITimeoutError(request)
+    return openai.APIConnectionError(request=request)
 
 
 def _forget_odd_cookies(client: OpenAI | AsyncOpenAI) -> None:
@@ -201,11 +246,6 @@ def _forget_odd_cookies(client: OpenAI | AsyncOpenAI) -> None:
     for one in list(jar):
         if not f"{one.name}{one.value}".isascii():
             jar.clear(one.domain, one.path, one.name)
-
-
-def _parsed(reply: object) -> object:
-    # The SDK hands out text where a proxy does not call its JSON "application/json".
-    return json.loads(reply) if isinstance(reply, str) else reply
 
 
 def _caught(send: "partial[object]") -> object:

@@ -172,7 +172,8 @@ class Mean:
 
     async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
         """As `judge`; cancelling it cancels all of them."""
-        calls = [aask(one, query, timeout) for one in self.judges]
+        seconds = _a_little_less(timeout)
+        calls = [aask(one, query, seconds) for one in self.judges]
         with one_probe():
             return self.of(await _together(calls))
 
@@ -192,10 +193,12 @@ class Mean:
         await asyncio.to_thread(self.close)
 
     async def _from_thread(self, query: Query, timeout: float) -> list[Verdict]:
+        seconds = _a_little_less(timeout)
+
         def call(one: Judge) -> Coroutine[Any, Any, Verdict]:
             if one.cancellable:
-                return aask(one, query, timeout)
-            return _ask_on_a_worker(one, query, timeout)
+                return aask(one, query, seconds)
+            return _ask_on_a_worker(one, query, seconds)
 
         with one_probe():
             return await _together([call(one) for one in self.judges])
@@ -225,6 +228,12 @@ class Mean:
 async def _ask_on_a_worker(judge: Judge, query: Query, timeout: float) -> Verdict:
     with asking(judge):
         return await shared_workers.acall(partial(judge.judge, query, timeout=timeout), timeout)
+
+
+def _a_little_less(timeout: float) -> float:
+    """Seconds for each of several judges: they are to end before their caller's own clock strikes.
+    It would cancel them, and a cancelled request tells a breaker nothing."""
+    return timeout - min(_LAST_SECONDS, timeout / 4)
 
 
 def _unrounded(verdict: Verdict) -> float:
