@@ -1,24 +1,31 @@
 """The gate: one query's trip from contexts to decision."""
 
-import asyncio
 import copy
 import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
-from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import NamedTuple, ParamSpec, TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
+from guard._aside import aside
 from guard._failure import described
 from guard._require import require_instance
 from guard.ask import aask, ask
-from guard.breaker import breaker_of
+from guard.breaker import breaker_of, one_query
 from guard.cache import Cache, cache_key, keepable
 from guard.decision import BreakerState, Decision, Mode, Reason, Route
-from guard.errors import ConfigError, JudgeError, NotAsked, ProfileMismatch, StaleProfile, Tried
+from guard.errors import (
+    ConfigError,
+    JudgeError,
+    JudgeUnavailable,
+    NotAsked,
+    ProfileMismatch,
+    StaleProfile,
+    Tried,
+)
 from guard.flow import arun, run
 from guard.judge import Judge, Profiled
 from guard.limit import Limit
@@ -33,7 +40,9 @@ from guard.verdict import Verdict
 from guard.watch import Watcher, watched
 from guard.worker import Workers, shared_workers
 
-P = ParamSpec("P")
+# Seconds that a decision waits for those who are told of it.
+_TELLING = 1.0
+
 T = TypeVar("T")
 
 logger = logging.getLogger("guard")
@@ -46,16 +55,24 @@ class _Asked:
     Attributes:
         query: what is asked.
         mode: that the caller set.
+        end: of its deadline, on the monotonic clock.
         left: the judges of a chain that gave no verdict in the rounds that failed.
         attempts: how often the judge was asked.
         breaker: the state of its breaker before the last time.
+        failure: what became of the last attempt.
     """
 
     query: Query
     mode: Mode | None
+    end: float
     left: list[Tried] = field(default_factory=list[Tried])
     attempts: int = 0
     breaker: BreakerState | None = None
+    failure: JudgeUnavailable | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        return max(0.0, self.end - time.monotonic())
 
     def begin(self, judge: Judge) -> None:
         """Notes an attempt."""
@@ -65,8 +82,16 @@ class _Asked:
 
     def failed(self, error: JudgeError) -> None:
         """Notes what became of it."""
-        self.attempts -= isinstance(error, NotAsked)
+        if isinstance(error, NotAsked):
+            self.attempts -= 1
+            self.breaker = "open" if self.breaker else None
+        elif isinstance(error, JudgeUnavailable):
+            self.failure = error
         self.left.extend(error.tried)
+
+    def cause(self, error: NotAsked) -> JudgeError:
+        """Why there is no verdict, where an attempt was made before the breaker opened."""
+        return self.failure or error
 
 
 class _Measured(NamedTuple):
@@ -256,7 +281,8 @@ class Gate:
             _tell(observer, decision)
 
     async def atell(self, decision: Decision) -> None:
-        """As `tell`; those that block are off the event loop, after the others.
+        """As `tell`; those that block are off the event loop, after the others, and are waited for
+        a second at most.
 
         Cancelling it keeps nobody from being told: the decision is made, and would otherwise be in
         the metrics but not in the audit.
@@ -266,16 +292,15 @@ class Gate:
                 _tell(observer, decision)
         slow = [observer for observer in self.observers if observer.blocks]
         if slow:
-            # Not `asyncio.to_thread`: what waits there for a thread is dropped with its task.
-            tell_all = partial(copy_context().run, _tell_each, slow, decision)
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, tell_all))
+            await aside(partial(_tell_each, slow, decision), _TELLING)
 
     def route(self, verdict: Verdict, lang: str | None) -> Routed:
         """Where a query with this verdict goes; nobody is asked, and nobody told."""
         return route_verdict(self.policy, self.profile_of(verdict), verdict, lang, self._mismatch)
 
     def _trip(self, query: Query, mode: Mode | None) -> _Trip:
-        started, asked = time.perf_counter(), _Asked(query, mode)
+        started, end = time.perf_counter(), time.monotonic() + self.policy.deadline
+        asked = _Asked(query, mode, end)
         if query.is_empty:
             detail = "Nothing was retrieved; the judge was not asked."
             routed = route_unmeasured(self.policy, Reason.NO_CONTEXTS)
@@ -396,8 +421,11 @@ class Gate:
         return _Measured(verdict, cached=False)
 
     def _verdict(self, asked: _Asked) -> Verdict:
-        with self.limit.held(self.policy.deadline) as seconds:
-            return self.retry.call(partial(self._attempt, asked), seconds)
+        with self.limit.held(asked.seconds_left) as seconds, one_query():
+            try:
+                return self.retry.call(partial(self._attempt, asked), seconds)
+            except NotAsked as error:
+                raise asked.cause(error) from None
 
     def _attempt(self, asked: _Asked, seconds: float) -> Verdict:
         asked.begin(self.judge)
@@ -411,16 +439,21 @@ class Gate:
         if (cache := self.cache) is None:
             return _Measured(await self._averdict(asked), cached=False)
         key = cache_key(self.judge.fingerprint, asked.query)
-        if (kept := await _through(cache, cache.get, key)) is not None:
+        kept = await _through(cache, partial(cache.get, key), asked.seconds_left)
+        if kept is not None:
             return _Measured(kept, cached=True)
         verdict = await self._averdict(asked)
         if keepable(verdict):
-            await _through(cache, cache.put, key, verdict)
+            await _through(cache, partial(cache.put, key, verdict), asked.seconds_left)
         return _Measured(verdict, cached=False)
 
     async def _averdict(self, asked: _Asked) -> Verdict:
-        async with self.limit.aheld(self.policy.deadline) as seconds:
-            return await self.retry.acall(partial(self._aattempt, asked), seconds)
+        async with self.limit.aheld(asked.seconds_left) as seconds:
+            with one_query():
+                try:
+                    return await self.retry.acall(partial(self._aattempt, asked), seconds)
+                except NotAsked as error:
+                    raise asked.cause(error) from None
 
     async def _aattempt(self, asked: _Asked, seconds: float) -> Verdict:
         asked.begin(self.judge)
@@ -464,13 +497,13 @@ def _tell_each(observers: Iterable[Observer], decision: Decision) -> None:
         _tell(observer, decision)
 
 
-async def _through(
-    room: Cache | Observer, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-) -> T:
-    """A call of a cache or an observer, on a thread where it may hold up the event loop."""
-    if room.blocks:
-        return await asyncio.to_thread(call, *args, **kwargs)
-    return call(*args, **kwargs)
+async def _through(cache: Cache, call: Callable[[], T], seconds: float) -> T | None:
+    """A call of a cache, on a thread where it may hold up the event loop; ``None`` = it is late,
+    which is as good as a miss."""
+    if not cache.blocks:
+        return call()
+    future = await aside(call, seconds)
+    return future.result() if future.done() else None
 
 
 def _told(facts: _Facts, routed: Routed) -> str:

@@ -49,7 +49,8 @@ class Limit:
 
     def begin_anew(self) -> None:
         """Forgets who is in flight: in a forked child, where it is called by itself, nobody is."""
-        self._lock = threading.Lock()
+        # Re-entrant: the garbage collector may end an abandoned query anywhere, here too.
+        self._lock = threading.RLock()
         self._inside = set[Future[None]]()
         self._waiting = deque[Future[None]]()
 
@@ -70,9 +71,9 @@ class Limit:
         Raises:
             NotAsked: kind ``overloaded``.
         """
-        end = time.monotonic() + budget
-        turn = self._join()
+        end, turn = time.monotonic() + budget, Future[None]()
         try:
+            self._join(turn)
             self._wait_for(turn, min(self.wait, budget))
             yield max(0.0, end - time.monotonic())
         finally:
@@ -81,9 +82,9 @@ class Limit:
     @asynccontextmanager
     async def aheld(self, budget: float) -> AsyncGenerator[float]:
         """As `held`, without blocking the event loop."""
-        end = time.monotonic() + budget
-        turn = self._join()
+        end, turn = time.monotonic() + budget, Future[None]()
         try:
+            self._join(turn)
             if not turn.done():
                 await self._await_for(turn, min(self.wait, budget))
             yield max(0.0, end - time.monotonic())
@@ -105,18 +106,19 @@ class Limit:
         except TimeoutError:
             raise self._turned_away(f"none of them ended within {seconds:g} s") from None
 
-    def _join(self) -> "Future[None]":
-        """A turn: done once there is a place."""
-        turn = Future[None]()
+    def _join(self, turn: "Future[None]") -> None:
+        """Lets a turn be done once there is a place."""
         with self._lock:
-            if len(self._inside) < self.max_in_flight:
+            is_free = len(self._inside) < self.max_in_flight
+            waits = not is_free and self.wait > 0 and len(self._waiting) < self.max_in_flight
+            if is_free:
                 self._inside.add(turn)
-                turn.set_result(None)
-            elif not self.wait or len(self._waiting) >= self.max_in_flight:
-                raise self._turned_away(f"{len(self._waiting)} others waited for their end")
-            else:
+            elif waits:
                 self._waiting.append(turn)
-        return turn
+        if is_free:
+            turn.set_result(None)
+        elif not waits:
+            raise self._turned_away(f"{self.waiting} others waited for their end")
 
     def _leave(self, turn: "Future[None]") -> None:
         """Gives the place to whoever has waited longest; or no longer waits for one."""

@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple, TypeVar
 
+from guard._fork import renew_in_child
 from guard.errors import ConfigError, out_of_time
 
 T = TypeVar("T")
@@ -20,6 +21,11 @@ class LoopThread:
     """One background event loop, started at its first use and again after a fork."""
 
     def __init__(self) -> None:
+        self.begin_anew()
+        renew_in_child(self)
+
+    def begin_anew(self) -> None:
+        """Without a loop: in a forked child, where it is called by itself, its thread is none."""
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from guard._require import require_number
-from guard.errors import ConfigError, Unmeasured
+from guard.errors import ConfigError, Unmeasured, before_asking
 from guard.labels import TRUE_FALSE, Labels
 from guard.query import Query
 
@@ -215,10 +215,12 @@ class Prompt:
                 room -= len(context)
         if not any(contexts[place].strip() for place in taken):
             # A judge shown nothing would say "insufficient", and that would be our doing.
-            raise Unmeasured(
-                f"No passage fits into max_context_chars={self.max_context_chars}.",
-                kind="context_too_long",
-                hint="Raise the limit, or split the documents into smaller passages.",
+            raise before_asking(
+                Unmeasured(
+                    f"No passage fits into max_context_chars={self.max_context_chars}.",
+                    kind="context_too_long",
+                    hint="Raise the limit, or split the documents into smaller passages.",
+                )
             )
         return taken, sum(len(contexts[place]) for place in taken) / total
 

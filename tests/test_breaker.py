@@ -32,10 +32,17 @@ from guard.breaker import (
     breaker_for,
     breakers_ignored,
     name_of,
-    one_probe,
+    one_query,
 )
 from guard.dataset import read
-from guard.errors import JudgeRejected, JudgeUnavailable, NotAsked, Unmeasured
+from guard.errors import (
+    JudgeError,
+    JudgeRejected,
+    JudgeUnavailable,
+    NotAsked,
+    Unmeasured,
+    before_asking,
+)
 from guard.judges import Chain, ChatJudge, Link, Mean
 from guard.prompt import SWAPPED_TEMPLATE, Prompt
 from guard.survey import survey
@@ -65,7 +72,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def ask(breaker: Breaker, error: BaseException | None = None) -> None:
     """One request, which ends so; what it raises is expected."""
-    with suppress(*([type(error)] if error else [])), breaker.asking():
+    with suppress(*([type(error)] if error else [])), breaker.asking(1.0):
         if error is not None:
             raise error
 
@@ -73,7 +80,7 @@ def ask(breaker: Breaker, error: BaseException | None = None) -> None:
 def can_ask(breaker: Breaker) -> bool:
     """Whether a query is let through."""
     try:
-        with breaker.asking():
+        with breaker.asking(1.0):
             return True
     except NotAsked:
         return False
@@ -86,7 +93,7 @@ def state_of(breaker: Breaker) -> str:
 
 def refused(breaker: Breaker) -> NotAsked:
     """The error of a query that is turned away; fails where it is asked."""
-    with pytest.raises(NotAsked) as caught, breaker.asking():
+    with pytest.raises(NotAsked) as caught, breaker.asking(1.0):
         pytest.fail("It was asked.")
     assert caught.value.kind == "circuit_open"
     return caught.value
@@ -113,7 +120,7 @@ def test_it_opens_after_so_many_failures_in_a_row(clock: Clock) -> None:
     error = refused(breaker)
     assert error.retry_after == 2 and not error.retryable
     assert str(error).startswith(
-        "The judge was not asked, since m at h keeps failing: 3 failures in a row, "
+        "The judge was not asked, since m at h keeps failing: 3 queries in a row, "
         "the last one unavailable. HTTP 503. It is asked again in 2 s."
     )
 
@@ -150,7 +157,7 @@ def test_what_says_nothing_of_the_endpoint_leaves_the_row(between: BaseException
 def test_what_was_asked_before_it_opened_is_old_news(clock: Clock) -> None:
     """Neither a late answer closes it, nor do late failures prolong the pause."""
     breaker = Breaker("m at h", failures=1, seconds=2)
-    late_answer, late_failure = breaker.asking(), breaker.asking()
+    late_answer, late_failure = breaker.asking(1.0), breaker.asking(1.0)
     late_answer.__enter__()
     late_failure.__enter__()
     ask(breaker, JudgeUnavailable("down"))
@@ -203,7 +210,7 @@ def test_retry_after_of_a_probe_does_not_double_for_ever(clock: Clock) -> None:
 def test_one_probe_at_a_time(clock: Clock) -> None:
     breaker = opened(clock, seconds=2)
     clock.now += 2
-    with breaker.asking():
+    with breaker.asking(1.0):
         error = refused(breaker)
         assert error.retry_after == 0 and "One query is trying it now." in error.message
     assert state_of(breaker) == "closed"
@@ -232,13 +239,13 @@ def test_one_probe_for_all_inside(clock: Clock) -> None:
     """A mean's judges at one endpoint are one probe; others are turned away meanwhile."""
     breaker = opened(clock, seconds=2)
     clock.now += 2
-    with one_probe(), breaker.asking():
-        with breaker.asking():
+    with one_query(), breaker.asking(1.0):
+        with breaker.asking(1.0):
             pass
         assert state_of(breaker) == "closed"
     ask(breaker, JudgeUnavailable("down"))
     clock.now += 2
-    with one_probe(), breaker.asking():
+    with one_query(), breaker.asking(1.0):
         thread = threading.Thread(target=refused, args=(breaker,))
         thread.start()
         thread.join()
@@ -247,9 +254,9 @@ def test_one_probe_for_all_inside(clock: Clock) -> None:
 def test_of_a_joint_probe_one_failure_counts_once(clock: Clock) -> None:
     breaker = opened(clock, seconds=2)
     clock.now += 2
-    with one_probe():
+    with one_query():
         for _ in range(2):
-            with suppress(JudgeUnavailable, NotAsked), breaker.asking():
+            with suppress(JudgeUnavailable, NotAsked), breaker.asking(1.0):
                 raise JudgeUnavailable("down")
     assert refused(breaker).retry_after == 4
 
@@ -264,11 +271,11 @@ def test_ignored_nobody_is_turned_away_and_nothing_counts() -> None:
 
     judge = Judge()
     judge.breaker = breaker  # type: ignore[attr-defined]
-    with breakers_ignored(), suppress(JudgeUnavailable), breaking(judge):
+    with breakers_ignored(), suppress(JudgeUnavailable), breaking(judge, 1.0):
         raise JudgeUnavailable("down")
     assert state_of(breaker) == "closed"
     ask(breaker, JudgeUnavailable("down"))
-    with breakers_ignored(), breaking(judge):
+    with breakers_ignored(), breaking(judge, 1.0):
         pass
     assert state_of(breaker) == "open"
 
@@ -283,7 +290,7 @@ def test_many_threads_agree(clock: Clock) -> None:
     def work(number: int) -> bool:
         start.wait()
         try:
-            with breaker.asking():
+            with breaker.asking(1.0):
                 inside.append(number)
                 leave.wait(10)
         except NotAsked:
@@ -473,22 +480,23 @@ def test_after_ten_failures_nobody_is_asked(client: Client, checks: Checks) -> N
         made = checks(gate, 1)[0]
         assert (made.reason, made.route) == (Reason.CIRCUIT_OPEN, "clarify")
         assert (made.attempts, made.breaker, made.probability) == (0, "open", None)
-        assert "10 failures in a row, the last one unavailable. HTTP 500." in made.detail
+        assert "10 queries in a row, the last one unavailable. HTTP 500." in made.detail
         assert made.elapsed_seconds < 0.05
         assert server.requests == 10
         judge.close()
 
 
 @on_wire
-def test_attempts_count_and_end_where_it_opens(client: Client, checks: Checks) -> None:
-    """Each attempt is a request; the one that finds it open ends the query."""
+def test_a_query_counts_once_however_often_it_is_tried(client: Client, checks: Checks) -> None:
+    """Each attempt is a request; where it opens between two, the query says what it met itself."""
     with raw(Moody()) as server:
         judge = judge_at(server.url, client, seconds=30)
         gate = Gate(judge, retry=Retry(4, 0.0, 0.0))
-        made = [checks(gate, 1)[0] for _ in range(4)]
-        assert [one.attempts for one in made] == [4, 4, 2, 0]
-        assert server.requests == 10
-        assert [one.reason for one in made][2:] == [Reason.CIRCUIT_OPEN] * 2
+        made = [checks(gate, 1)[0] for _ in range(11)]
+        assert [one.attempts for one in made] == [4] * 9 + [1, 0]
+        assert server.requests == 37
+        assert [one.reason for one in made] == [Reason.UNAVAILABLE] * 10 + [Reason.CIRCUIT_OPEN]
+        assert [one.breaker for one in made] == ["closed"] * 9 + ["open"] * 2
         judge.close()
 
 
@@ -644,3 +652,71 @@ def test_a_survey_is_not_hindered(client: Client, tmp_path: Path) -> None:
         assert server.requests == 30
         assert sum(one.verdict is not None for one in judgements) == 1
         judge.close()
+
+
+# ── What does not open it ────────────────────────────────────────────────────────────────────────
+
+
+def test_time_outs_of_the_hasty_do_not_hold_up_the_patient(clock: Clock) -> None:
+    """Where all that failed is time-outs, whoever has more than twice their time is let through."""
+    breaker = Breaker("m at h", failures=3)
+    late = JudgeUnavailable("late", kind="timeout")
+    for _ in range(3):
+        with suppress(JudgeUnavailable), breaker.asking(0.1):
+            raise late
+    with pytest.raises(NotAsked), breaker.asking(0.2):
+        pass
+    with breaker.asking(0.21):
+        pass
+    assert breaker.state == "open"  # For those who have as little time as they had.
+
+
+def test_other_failures_hold_up_everybody(clock: Clock) -> None:
+    breaker = Breaker("m at h", failures=2)
+    for failure in (JudgeUnavailable("late", kind="timeout"), JudgeUnavailable("down")):
+        with suppress(JudgeUnavailable), breaker.asking(0.1):
+            raise failure
+    with pytest.raises(NotAsked), breaker.asking(600.0):
+        pass
+
+
+def test_what_was_never_sent_is_no_answer(clock: Clock) -> None:
+    """A closed judge, or a passage that does not fit: the row of failures goes on."""
+    breaker = Breaker("m at h", failures=2)
+    for failure in (
+        JudgeUnavailable("down"),
+        before_asking(Unmeasured("does not fit", kind="context_too_long")),
+        before_asking(JudgeRejected("closed")),
+        JudgeUnavailable("down"),
+    ):
+        with suppress(JudgeError), breaker.asking(1.0):
+            raise failure
+    assert breaker.state == "open"
+
+
+def test_a_probe_that_hangs_is_not_waited_for(clock: Clock) -> None:
+    """After a second, or the pause, another query may try."""
+    breaker = Breaker("m at h", failures=1, seconds=0.5)
+    with suppress(JudgeUnavailable), breaker.asking(1.0):
+        raise JudgeUnavailable("down")
+    clock.now += 0.6
+    with breaker.asking(600.0):
+        with pytest.raises(NotAsked), breaker.asking(2.0):
+            pass
+        clock.now += 1.1
+        with breaker.asking(2.0):
+            pass
+    assert breaker.state == "closed"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://gw.example.com#SECRET",
+        "https://gw.example.com?api-key=SECRET",
+        "https://user:SECRET@gw.example.com/v1",
+        "https://gw.example.com:99999/SECRET",
+    ],
+)
+def test_a_name_holds_no_secret(url: str) -> None:
+    assert "SECRET" not in name_of(url, "m")

@@ -17,7 +17,14 @@ import openai
 from openai import AsyncOpenAI, OpenAI
 
 from guard.breaker import Breaker, breaker_for, name_of
-from guard.errors import ConfigError, JudgeError, JudgeRejected, Unmeasured, out_of_time
+from guard.errors import (
+    ConfigError,
+    JudgeError,
+    JudgeRejected,
+    Unmeasured,
+    before_asking,
+    out_of_time,
+)
 from guard.judges.endpoint import account_of
 from guard.judges.failures import not_json, unsendable
 from guard.loop import shared_loop
@@ -65,6 +72,11 @@ class Connection(ABC):
     def base_url(self) -> str:
         """The address of the endpoint; empty where it is not known."""
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Texts of requests that no record may hold; empty where they are not known."""
+        return ()
+
     def breaker_for(self, model: str, failures: int, seconds: float) -> Breaker:
         """The breaker of the endpoint; one of this connection's own unless its kind can tell who
         else asks there."""
@@ -94,7 +106,7 @@ class Connection(ABC):
     def require_open(self) -> None:
         """Raises `JudgeRejected` once `close` was called."""
         if self._closed:
-            raise JudgeRejected("This judge is closed.", hint="Make a new one.")
+            raise before_asking(JudgeRejected("This judge is closed.", hint="Make a new one."))
 
 
 class ClientConnection(Connection):
@@ -142,6 +154,18 @@ class ClientConnection(Connection):
     def base_url(self) -> str:
         """The address of the endpoint."""
         return str(self.given.base_url)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Its key, and what its headers say apart from what the SDK itself writes there."""
+        headers = self.given.default_headers.items()
+        own = [
+            value
+            for name, value in headers
+            if isinstance(value, str) and not name.startswith(("X-Stainless", "User-Agent"))
+        ]
+        words = (word for text in [self.given.api_key, *own] for word in text.split())
+        return tuple({word for word in words if len(word) >= 8 and "/" not in word})
 
     def breaker_for(self, model: str, failures: int, seconds: float) -> Breaker:
         """The breaker that all of this process share who ask there with the same key."""

@@ -11,7 +11,13 @@ from typing import TypedDict
 import openai
 
 from guard._json import as_map, as_text
-from guard.errors import JudgeError, JudgeRejected, JudgeUnavailable, Unmeasured
+from guard.errors import (
+    JudgeError,
+    JudgeRejected,
+    JudgeUnavailable,
+    Unmeasured,
+    before_asking,
+)
 from guard.judges.dialect import denies_logprobs
 from guard.prompt import Rendered
 
@@ -62,7 +68,7 @@ def _told(error: openai.OpenAIError, prompt: Rendered) -> JudgeError:
         )
     if isinstance(error, openai.APIError):
         return Unmeasured("The judge's reply is not valid.", kind="malformed")
-    return JudgeRejected(f"The client refused the request ({type(error).__name__}).")
+    return before_asking(JudgeRejected(f"The client refused the request ({type(error).__name__})."))
 
 
 def not_json(error: Exception) -> Unmeasured:
@@ -78,9 +84,11 @@ def not_json(error: Exception) -> Unmeasured:
 
 def unsendable(error: UnicodeEncodeError) -> JudgeRejected:
     """The error for a request that cannot be written down; ``error`` holds all of it."""
-    return JudgeRejected(
-        f"The request holds a character that HTTP cannot carry ({error.encoding}).",
-        hint="Copy the API key again: it may have caught a typographic sign.",
+    return before_asking(
+        JudgeRejected(
+            f"The request holds a character that HTTP cannot carry ({error.encoding}).",
+            hint="Copy the API key again: it may have caught a typographic sign.",
+        )
     )
 
 
