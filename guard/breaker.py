@@ -168,7 +168,9 @@ class Breaker:
 
     def _not_asked(self, left: float) -> NotAsked:
         why = "" if self._last is None else f": {self._last}"
-        when = f"It is asked again in {left:.3g} s." if left else "One query is trying it now."
+        # In whole seconds, or no two lines in a log would be alike.
+        seconds = math.ceil(left)
+        when = f"It is asked again within {seconds} s." if left else "One query is trying it now."
         return NotAsked(
             f"The judge was not asked, since {self.name} keeps failing{why} {when}",
             kind="circuit_open",

@@ -36,9 +36,13 @@ from guard.profile import Probability, Profile
 from guard.query import Query
 from guard.retry import Retry
 from guard.routing import Routed, route_unmeasured, route_verdict
+from guard.throttle import Throttle
 from guard.verdict import Verdict
 from guard.watch import Watcher, watched
 from guard.worker import Workers, shared_workers
+
+# Seconds between two lines in the log about queries that failed alike.
+_COMPLAINING = 5.0
 
 # Seconds that a decision waits for those who are told of it.
 _TELLING = 1.0
@@ -85,6 +89,8 @@ class _Asked:
         if isinstance(error, NotAsked):
             self.attempts -= 1
             self.breaker = "open" if self.breaker else None
+        elif not error.answered and not isinstance(error, JudgeUnavailable):
+            self.attempts -= 1  # Nothing was sent.
         elif isinstance(error, JudgeUnavailable):
             self.failure = error
         self.left.extend(error.tried)
@@ -175,6 +181,7 @@ class Gate:
         self.limit = Limit() if limit is None else limit
         require_instance("limit", self.limit, Limit)
         self._workers = workers
+        self._complaints = Throttle(_COMPLAINING)
         self._mismatch = self._require_profile()
         if price is not None:
             require_instance("price", price, Price)
@@ -347,11 +354,26 @@ class Gate:
             parts.insert(1, f"The deadline is {self.policy.deadline:g} s.")
         detail = " ".join(part for part in parts if part)
         decision = self._decision(asked, started, routed, detail, tried=tuple(asked.left))
-        logger.warning("query %s not measured, %s: %s", decision.id, error.kind, detail)
+        self._log_unmeasured(decision, error.kind)
         if routed.route is None and decision.enforced:
             error.decision = decision
             raise error
         return decision
+
+    def _log_unmeasured(self, decision: Decision, kind: str) -> None:
+        """In an outage one line of a kind in a few seconds, with a count; an audit has them all."""
+        held = self._complaints.held_back(kind)
+        route = "raised" if decision.route is None else decision.route.value
+        breaker = breaker_of(self.judge)
+        told = [
+            f"query {decision.id}{f' of {self.deployment}' if self.deployment else ''} not "
+            f"measured, {kind}: {decision.detail}",
+            f"Route: {route}.",
+            f"Judge: {breaker.name}." if breaker else "",
+            f"{held} more since the last such line." if held else "",
+        ]
+        level = logging.DEBUG if held is None else logging.WARNING
+        logger.log(level, "%s", " ".join(part for part in told if part))
 
     def _decision(
         self,

@@ -137,6 +137,7 @@ class Limit:
     def _turned_away(self, why: str) -> NotAsked:
         return NotAsked(
             f"The judge was not asked: {self.max_in_flight} judgements were in flight, and {why}.",
-            hint="The judge is too slow for this load: see why, or raise max_in_flight.",
+            hint="More came at once than max_in_flight and as many that wait: the judge is slow, "
+            "or it was a burst.",
             retry_after=self.wait,
         )

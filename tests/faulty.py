@@ -349,9 +349,6 @@ FAULTS: dict[str, Fault] = {
     "broken chunks": passing(then(says(_CHUNKED + b"none\r\n{}\r\n"))),
     "chunks cut off": passing(then(says(_CHUNKED + b"9\r\n{}"))),
     "not what it is encoded in": passing(always(http(b"plain", headers=_GZIP))),
-    "redirected to itself": passing(
-        always(http(status=307, headers={"location": "completions"})), each=21
-    ),
     # The server says so, and it may pass.
     "500 storm": passing(always(_BOOM)),
     "502 with HTML": passing(always(http(b"<html>Bad gateway</html>", 502))),
@@ -381,6 +378,9 @@ FAULTS: dict[str, Fault] = {
     # Twice: a reasoning model gives logprobs once it is told not to reason.
     "400 about logprobs": lasting(error(_DENIED, 400), Reason.NO_LOGPROBS, each=2),
     "400": lasting(error("Bad request.", 400), Reason.REJECTED),
+    "redirected to itself": lasting(
+        http(status=307, headers={"location": "completions"}), Reason.REJECTED
+    ),
     "401": lasting(error("Incorrect API key.", 401), Reason.REJECTED),
     "403": lasting(error("Not from here.", 403), Reason.REJECTED),
     "404": lasting(error("No such model.", 404), Reason.REJECTED),

@@ -121,7 +121,7 @@ def test_it_opens_after_so_many_failures_in_a_row(clock: Clock) -> None:
     assert error.retry_after == 2 and not error.retryable
     assert str(error).startswith(
         "The judge was not asked, since m at h keeps failing: 3 queries in a row, "
-        "the last one unavailable. HTTP 503. It is asked again in 2 s."
+        "the last one unavailable. HTTP 503. It is asked again within 2 s."
     )
 
 

@@ -116,8 +116,8 @@ FAULTS: dict[str, tuple[Script, Reason, int]] = {
     "413": (error("too large", 413), Reason.REJECTED, 1),
     "redirected for ever": (
         Answer(b"", status=307, headers={"location": "completions"}),
-        Reason.UNAVAILABLE,
-        42,
+        Reason.REJECTED,
+        1,
     ),
     "content filter": (
         error("The response was filtered.", 400, code="content_filter"),

@@ -207,10 +207,15 @@ _RAW = {"X-Stainless-Raw-Response": "stream"}
 _MAX_BYTES = 16 * 2**20
 
 
+def _options(end: float) -> openai.RequestOptions:
+    # No redirects: the passages would go to whatever host a reply names.
+    return {"timeout": _seconds_left(end), "headers": _RAW, "follow_redirects": False}
+
+
 def _send(client: OpenAI, post: Post, end: float) -> object:
     _forget_odd_cookies(client)
     with _json_expected():
-        options: openai.RequestOptions = {"timeout": _seconds_left(end), "headers": _RAW}
+        options = _options(end)
         answer: Any = client.post(post.path, body=post.body, cast_to=object, options=options)
         reply = answer.http_response
         data = bytearray()
@@ -227,7 +232,7 @@ def _send(client: OpenAI, post: Post, end: float) -> object:
 async def _asend(client: AsyncOpenAI, post: Post, end: float) -> object:
     _forget_odd_cookies(client)
     with _json_expected():
-        options: openai.RequestOptions = {"timeout": _seconds_left(end), "headers": _RAW}
+        options = _options(end)
         answer: Any = await client.post(post.path, body=post.body, cast_to=object, options=options)
         reply = answer.http_response
         data = bytearray()

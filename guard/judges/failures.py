@@ -34,7 +34,13 @@ _SEE_ITS_LOG = (
 _HINTS: Mapping[int, str] = {
     400: _SEE_ITS_LOG,
     422: _SEE_ITS_LOG,
-    401: "The key is missing or wrong: set OPENAI_API_KEY, or api_key_env in guard.toml.",
+    401: "The key is missing or wrong: it is read from the variable that api_key_env names in "
+    "guard.toml, else from OPENAI_API_KEY.",
+    **dict.fromkeys(
+        (301, 302, 303, 307, 308),
+        "The address redirects, and passages are sent nowhere else: base_url is not the API's own "
+        "address, or a login page stands before it.",
+    ),
     403: "The key is missing, or may not use this model, or not from this region.",
     404: "No such model or address; base_url often ends in /v1.",
 }
