@@ -78,6 +78,12 @@ FAULTS: dict[str, tuple[Script, Reason, int]] = {
         Reason.UNAVAILABLE,
         2,
     ),
+    "an error that is cut off": (Answer(BOOM.body, status=400, cut=0), Reason.UNAVAILABLE, 2),
+    "an error, not what it is encoded in": (
+        Answer(b"plain", status=400, headers={"content-encoding": "gzip"}),
+        Reason.UNAVAILABLE,
+        2,
+    ),
     "truncated JSON": (Answer(json.dumps(OK.body).encode()[:200]), Reason.MALFORMED, 1),
     "HTML": (
         Answer(b"<html>Log in</html>", headers={"content-type": "text/html"}),

@@ -26,7 +26,7 @@ from guard.errors import (
     out_of_time,
 )
 from guard.judges.endpoint import account_of
-from guard.judges.failures import not_json, unsendable
+from guard.judges.failures import broken_off, not_json, unsendable
 from guard.loop import shared_loop
 from guard.worker import fan_out_workers
 
@@ -214,16 +214,12 @@ def _options(end: float) -> openai.RequestOptions:
 
 def _send(client: OpenAI, post: Post, end: float) -> object:
     _forget_odd_cookies(client)
-    with _json_expected():
-        options = _options(end)
-        answer: Any = client.post(post.path, body=post.body, cast_to=object, options=options)
-        reply = answer.http_response
-        data = bytearray()
+    with _json_expected(), _whole_expected():
+        answer: Any = client.post(post.path, body=post.body, cast_to=object, options=_options(end))
+        reply, data = answer.http_response, bytearray()
         try:
             for piece in reply.iter_bytes():
                 _add(data, piece, end)
-        except Exception as error:
-            raise _broken(error, reply.request) from error
         finally:
             reply.close()
         return json.loads(data)
@@ -231,16 +227,14 @@ def _send(client: OpenAI, post: Post, end: float) -> object:
 
 async def _asend(client: AsyncOpenAI, post: Post, end: float) -> object:
     _forget_odd_cookies(client)
-    with _json_expected():
-        options = _options(end)
-        answer: Any = await client.post(post.path, body=post.body, cast_to=object, options=options)
-        reply = answer.http_response
-        data = bytearray()
+    with _json_expected(), _whole_expected():
+        answer: Any = await client.post(
+            post.path, body=post.body, cast_to=object, options=_options(end)
+        )
+        reply, data = answer.http_response, bytearray()
         try:
             async for piece in reply.aiter_bytes():
                 _add(data, piece, end)
-        except Exception as error:
-            raise _broken(error, reply.request) from error
         finally:
             await reply.aclose()
         return json.loads(data)
@@ -258,13 +252,20 @@ def _add(data: bytearray, piece: bytes, end: float) -> None:
         )
 
 
-def _broken(error: Exception, request: Any) -> Exception:
-    """As the SDK says it of a body that it reads itself."""
-    if isinstance(error, JudgeError):
-        return error
-    if "Timeout" in type(error).__name__:
-        return openai.APITimeoutError(request)
-    return openai.APIConnectionError(request=request)
+@contextmanager
+def _whole_expected() -> Generator[None]:
+    """Turns what the HTTP library raises over a body into our error; the SDK reads some as well."""
+    try:
+        yield
+    except Exception as error:
+        kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+        if not kinds & _HTTP:
+            raise
+        raise broken_off(error) from None
+
+
+# openai 2 stands on the one, openai 3 on the other.
+_HTTP = {"httpx", "httpx2"}
 
 
 def _forget_odd_cookies(client: OpenAI | AsyncOpenAI) -> None:

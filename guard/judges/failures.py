@@ -88,6 +88,19 @@ def not_json(error: Exception) -> Unmeasured:
     return failure
 
 
+def broken_off(error: Exception) -> JudgeUnavailable:
+    """The error for a body that did not come to its end, or not as it was said to be."""
+    kind = type(error).__name__
+    late = "Timeout" in kind
+    failure = JudgeUnavailable(
+        "The judge did not answer in time." if late else f"The judge's reply broke off ({kind}).",
+        kind="timeout" if late else "unavailable",
+        hint=None if late else "The server, or a proxy before it, ended it or garbled it.",
+    )
+    failure.original = error
+    return failure
+
+
 def unsendable(error: UnicodeEncodeError) -> JudgeRejected:
     """The error for a request that cannot be written down; ``error`` holds all of it."""
     return before_asking(
