@@ -26,6 +26,7 @@ def renew_in_child(one: Renewable) -> None:
 
 
 def _renew_all() -> None:
+    # No other thread is in a child that could add to them meanwhile.
     for one in list(_renewables):
         one.begin_anew()
 

@@ -82,7 +82,7 @@ class OtelSink:
         meter.create_observable_gauge(
             "rag_guard.breaker.state",
             [_breakers],
-            "1",
+            "{state}",  # Not "1": a collector would add "_ratio" to the name.
             "Of each endpoint's breaker: 0 closed, 1 half-open, 2 open.",
         )
         meter.create_observable_gauge(

@@ -39,7 +39,7 @@ def ask(judge: Judge, query: Query, seconds: float, workers: Workers = shared_wo
     Raises:
         JudgeError: it gave none, or not in time.
     """
-    with asking(judge):
+    with asking(judge, seconds):
         call = partial(judge.judge, query, timeout=seconds)
         verdict = call() if judge.cancellable else workers.call(call, seconds)
         return _require_verdict(verdict, judge)
@@ -47,7 +47,7 @@ def ask(judge: Judge, query: Query, seconds: float, workers: Workers = shared_wo
 
 async def aask(judge: Judge, query: Query, seconds: float) -> Verdict:
     """As `ask`; a judge that is too slow is cancelled."""
-    with asking(judge):
+    with asking(judge, seconds):
         scope = asyncio.timeout(seconds)
         try:
             async with scope:
@@ -69,16 +69,17 @@ def _require_verdict(verdict: object, judge: Judge) -> Verdict:
 
 
 @contextmanager
-def asking(judge: Judge) -> Generator[None]:
-    """Around one request to a judge: its witnesses see it, and its breaker may forbid it.
+def asking(judge: Judge, seconds: float) -> Generator[None]:
+    """Around one request to a judge that has so many seconds: its witnesses see it, and its breaker
+    may forbid it.
 
     Raises:
         NotAsked: kind ``circuit_open``.
     """
     with ExitStack() as stack:
         for witness in _witnesses.get():
-            entered(stack, partial(witness.asking, judge))
-        stack.enter_context(breaking(judge))
+            entered(stack, lambda one=witness: one.asking(judge))  # type: ignore[misc]
+        stack.enter_context(breaking(judge, seconds))
         yield
 
 

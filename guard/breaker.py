@@ -1,22 +1,25 @@
 """A circuit breaker: an endpoint that keeps failing is left alone for a while.
 
-    closed ──failures in a row──► open ──pause over──► half-open ──the probe has an answer──► closed
-                                    ▲                      │
-                                    └──────it fails, twice the pause──┘
+    closed ──queries in a row fail──► open ──pause over──► half-open ──the probe is answered──►
+                                        ▲                      │                        closed
+                                        └──it fails: twice as long──┘
 
 Queries then fail at once instead of waiting for their deadline, a chain asks its next judge at
 once, and an endpoint that comes back is not run over: one query at a time tries it.
 """
 
 import logging
+import math
 import threading
 import time
 import weakref
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
 from guard._fork import renew_in_child
 from guard._require import require_number
@@ -33,15 +36,18 @@ FAILURES, SECONDS, LONGEST = 10, 2.0, 60.0
 
 
 class Breaker:
-    """Counts how often asking one endpoint failed in a row, and decides whether it may be asked.
+    """Counts how many queries in a row failed at one endpoint, and decides whether it may be asked.
 
-    What counts is `JudgeUnavailable`: no connection, a time-out, HTTP 429 and 5xx. Any answer ends
-    the row, also one that holds no verdict: whoever answers is there. A cancelled query says
-    nothing.
+    What counts is `JudgeUnavailable`: no connection, a time-out, HTTP 429 and 5xx; once a query,
+    however often it was tried. Any answer ends the row, also one that holds no verdict: whoever
+    answers is there. A cancelled query says nothing, nor does what went wrong before it was sent.
+
+    A row of time-outs says only that the endpoint takes longer than those queries had: one that has
+    more than twice their time is let through.
 
     Args:
         name: of the endpoint, for logs and metrics; without a key.
-        failures: so many in a row open it.
+        failures: so many queries in a row open it.
         seconds: for how long at first. Each probe that fails doubles it, and a server's Retry-After
             lengthens it, never beyond ``longest``.
         longest: seconds.
@@ -68,12 +74,15 @@ class Breaker:
 
     def begin_anew(self) -> None:
         """Closed, whatever was; in a forked child it is called by itself."""
-        self._lock = threading.Lock()
+        # Re-entrant: the garbage collector may end an abandoned query anywhere, here too.
+        self._lock = threading.RLock()
         self._failed = 0
-        self._last: JudgeUnavailable | None = None
+        self._budget = 0.0  # Seconds that the failed ones had; without end if not all timed out.
+        self._last: str | None = None
         self._pause = self.seconds
         self._until: float | None = None  # On the monotonic clock; ``None`` = closed.
-        self._probe: object | None = None
+        self._probe: _Pass | None = None
+        self._probe_until = 0.0
 
     @property
     def state(self) -> State:
@@ -84,47 +93,55 @@ class Breaker:
         return "open" if time.monotonic() < until else "half_open"
 
     @contextmanager
-    def asking(self) -> Generator[None]:
-        """Around one request for a verdict.
+    def asking(self, seconds: float) -> Generator[None]:
+        """Around one request for a verdict that has so many seconds.
 
         Raises:
             NotAsked: kind ``circuit_open``; the block does not run.
         """
-        pass_ = self._enter()
+        pass_ = _pass.get() or _Pass()
         try:
+            left = self._enter(pass_, seconds)
+            if left is not None:
+                raise self._not_asked(left)
             yield
         except JudgeUnavailable as error:
-            self._note_failure(pass_, error)
+            self._note_failure(pass_, error, seconds)
             raise
         except JudgeError as error:
-            if isinstance(error, NotAsked):
-                self._forget(pass_)
-            else:
-                self._note_answer(pass_)
+            (self._note_answer if error.answered else self._forget)(pass_)
             raise
         except BaseException:
             self._forget(pass_)
             raise
         self._note_answer(pass_)
 
-    def _enter(self) -> object:
-        pass_ = _joint_pass.get() or object()
+    def _enter(self, pass_: "_Pass", seconds: float) -> float | None:
+        """Seconds until it may be worth asking again; ``None`` = it may be asked."""
+        now = time.monotonic()
         with self._lock:
-            if self._until is None:
-                return pass_
-            left = self._until - time.monotonic()
-            if left > 0 or self._probe not in (None, pass_):
-                raise self._not_asked(max(0.0, left))
-            self._probe = pass_
-        return pass_
+            if self._until is None or seconds > 2 * self._budget:
+                return None
+            if now < self._until:
+                return self._until - now
+            # Whoever tries may hang for as long as its own deadline: others need not wait for that.
+            if self._probe not in (None, pass_) and now < self._probe_until:
+                return 0.0
+            self._probe, self._probe_until = pass_, now + max(1.0, self._pause)
+        return None
 
-    def _note_failure(self, pass_: object, error: JudgeUnavailable) -> None:
+    def _note_failure(self, pass_: "_Pass", error: JudgeUnavailable, seconds: float) -> None:
+        had = seconds if error.kind == "timeout" else math.inf
         with self._lock:
             is_probe, is_closed = pass_ is self._probe, self._until is None
-            self._failed += is_closed or is_probe
+            if is_closed or is_probe:
+                self._budget = max(self._budget, had)
+                self._failed += self not in pass_.failed_at
+                pass_.failed_at.add(self)
             if not is_probe and not (is_closed and self._failed >= self.failures):
                 return
-            self._probe, self._last = None, error
+            # In words: the error itself would keep its traceback, and so a query, alive.
+            self._probe, self._last = None, _in_words(error, self._failed)
             # Twice as long as the last time, where it was a probe that failed.
             self._pause = min(self.longest, self._pause * 2) if is_probe else self.seconds
             pause = min(self.longest, max(self._pause, error.retry_after or 0.0))
@@ -133,24 +150,27 @@ class Breaker:
             "%s is not asked for %.3g s: %s", self.name, pause, _in_words(error, self._failed)
         )
 
-    def _note_answer(self, pass_: object) -> None:
+    def _note_answer(self, pass_: "_Pass") -> None:
         with self._lock:
             if self._until is not None and pass_ is not self._probe:
                 return  # Asked before it opened: old news.
             closes, self._until, self._probe = self._until is not None, None, None
-            self._failed, self._last, self._pause = 0, None, self.seconds
+            self._failed, self._last, self._pause, self._budget = 0, None, self.seconds, 0.0
+        pass_.failed_at.discard(self)
         if closes:
             logger.warning("%s answers again.", self.name)
 
-    def _forget(self, pass_: object) -> None:
+    def _forget(self, pass_: "_Pass") -> None:
         """The query was cancelled, or ended by a bug: another one may be the probe."""
         with self._lock:
             if pass_ is self._probe:
                 self._probe = None
 
     def _not_asked(self, left: float) -> NotAsked:
-        why = "" if self._last is None else f": {_in_words(self._last, self._failed)}"
-        when = f"It is asked again in {left:.3g} s." if left else "One query is trying it now."
+        why = "" if self._last is None else f": {self._last}"
+        # In whole seconds, or no two lines in a log would be alike.
+        seconds = math.ceil(left)
+        when = f"It is asked again within {seconds} s." if left else "One query is trying it now."
         return NotAsked(
             f"The judge was not asked, since {self.name} keeps failing{why} {when}",
             kind="circuit_open",
@@ -160,7 +180,7 @@ class Breaker:
 
 
 def _in_words(error: JudgeUnavailable, failed: int) -> str:
-    return f"{failed} failures in a row, the last one {error.kind}. {error.message}"
+    return f"{failed} queries in a row, the last one {error.kind}. {error.message}"
 
 
 _breakers: "weakref.WeakSet[Breaker]" = weakref.WeakSet()
@@ -191,8 +211,12 @@ def breaker_for(
 
 def name_of(base_url: str, model: str) -> str:
     """What an endpoint is called: its model and host; user, path or query may hold a secret."""
-    host = base_url.partition("://")[2].partition("/")[0].rpartition("@")[2]
-    return f"{model} at {host}" if host else model
+    try:
+        parts = urlsplit(base_url)
+        where = parts.hostname and ":".join(map(str, filter(None, (parts.hostname, parts.port))))
+    except ValueError:
+        where = None
+    return f"{model} at {where}" if where else model
 
 
 def breaker_of(judge: object) -> Breaker | None:
@@ -217,19 +241,30 @@ def breakers_ignored() -> Generator[None]:
         _ignored.reset(token)
 
 
-_joint_pass: ContextVar[object | None] = ContextVar("rag_guard_joint_pass", default=None)
+@dataclass(slots=True, eq=False)
+class _Pass:
+    """One query, as breakers see it.
+
+    Attributes:
+        failed_at: breakers that have counted it.
+    """
+
+    failed_at: set[Breaker] = field(default_factory=set[Breaker])
+
+
+_pass: ContextVar[_Pass | None] = ContextVar("rag_guard_pass", default=None)
 
 
 @contextmanager
-def one_probe() -> Generator[None]:
-    """All that is asked inside counts as one probe: a mean needs each of its judges, two of which
-    may be at one endpoint, and would never get past a breaker that lets one of them try."""
-    token = _joint_pass.set(object())
+def one_query() -> Generator[None]:
+    """All that is asked inside is for one query: its attempts count as one failure, and two judges
+    of a mean at one endpoint are one probe, of which a breaker would let through one only."""
+    token = _pass.set(_pass.get() or _Pass())
     try:
         yield
     finally:
         with suppress(ValueError):  # As in `guard.ask.witnessed`.
-            _joint_pass.reset(token)
+            _pass.reset(token)
 
 
 @runtime_checkable
@@ -242,11 +277,11 @@ class Breakable(Protocol):
 
 
 @contextmanager
-def breaking(judge: object) -> Generator[None]:
-    """Around one request to a judge: through its breaker, if it has one."""
+def breaking(judge: object, seconds: float) -> Generator[None]:
+    """Around one request to a judge, for so many seconds: through its breaker, if it has one."""
     breaker = breaker_of(judge)
     if breaker is None or _ignored.get():
         yield
         return
-    with breaker.asking():
+    with breaker.asking(seconds):
         yield

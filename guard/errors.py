@@ -14,7 +14,9 @@ What a client raised stays reachable as ``original``.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, TypeVar, get_args
+
+J = TypeVar("J", bound="JudgeError")
 
 UnmeasuredKind = Literal[
     "timeout",
@@ -92,6 +94,8 @@ class JudgeError(GuardError):
         attempts: how many requests were made before giving up; set by the retry.
         tried: set by a chain: its judges, and why each gave no verdict.
         decision: set by the gate when its policy is to raise: the record of this query.
+        answered: whether it says that somebody answered at the endpoint. ``False`` for what was
+            found wrong before anything was sent.
         original: what the client raised. No traceback shows it: it may hold the key, or passages.
     """
 
@@ -113,6 +117,7 @@ class JudgeError(GuardError):
         self.attempts = 1
         self.tried: tuple[Tried, ...] = ()
         self.decision: object | None = None
+        self.answered = not self.retryable
         self.original: BaseException | None = None
 
 
@@ -167,6 +172,7 @@ class NotAsked(JudgeError):
     ) -> None:
         super().__init__(message, hint=hint, kind=kind)
         self.retry_after = retry_after
+        self.answered = False
 
 
 class Unmeasured(JudgeError):
@@ -183,6 +189,12 @@ class StaleProfile(JudgeError):
     """
 
     default_kind = "rejected"
+
+
+def before_asking(error: J) -> J:
+    """``error``, marked: it was found before anything was sent."""
+    error.answered = False
+    return error
 
 
 def out_of_time() -> JudgeUnavailable:

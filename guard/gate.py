@@ -1,6 +1,5 @@
 """The gate: one query's trip from contexts to decision."""
 
-import asyncio
 import copy
 import logging
 import time
@@ -9,10 +8,12 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import NamedTuple, ParamSpec, TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
+from guard._aside import aside
 from guard._failure import described
 from guard._require import require_instance
+from guard.breaker import breaker_of
 from guard.cache import Cache, cache_key, keepable
 from guard.decision import Decision, Mode, Reason, Route
 from guard.errors import ConfigError, JudgeError, ProfileMismatch, StaleProfile, Tried
@@ -28,12 +29,18 @@ from guard.query import Query
 from guard.retry import Retry
 from guard.routing import Routed, route_unmeasured, route_verdict
 from guard.suspicion import suspects
+from guard.throttle import Throttle
 from guard.verdict import Usage, Verdict
 from guard.watch import Watcher, watched
 from guard.windows import Windows
 from guard.worker import Workers, shared_workers
 
-P = ParamSpec("P")
+# Seconds between two lines in the log about queries that failed alike.
+_COMPLAINING = 5.0
+
+# Seconds that a decision waits for those who are told of it.
+_TELLING = 1.0
+
 T = TypeVar("T")
 
 logger = logging.getLogger("guard")
@@ -154,6 +161,7 @@ class Gate:
         self.windows = Windows() if windows is None else windows
         require_instance("windows", self.windows, Windows)
         self._measurement = Measurement(self.judge, self.retry, self.limit, self.windows, workers)
+        self._complaints = Throttle(_COMPLAINING)
         self._mismatch = self._require_profile()
         if price is not None:
             require_instance("price", price, Price)
@@ -187,6 +195,12 @@ class Gate:
                 "%s. Certify with this policy, or send these where they went then.",
                 ", ".join(kinds),
             )
+
+    def with_policy(self, policy: Policy) -> "Gate":
+        """The same gate with another policy."""
+        gate = copy.copy(self)
+        gate.policy = policy
+        return gate
 
     def with_limit(self, limit: Limit) -> "Gate":
         """The same gate with another limit on judgements in flight."""
@@ -267,9 +281,18 @@ class Gate:
             _tell(observer, decision)
 
     async def atell(self, decision: Decision) -> None:
-        """As `tell`; an observer that blocks is off the event loop."""
+        """As `tell`; those that block are off the event loop, after the others, and are waited for
+        a second at most.
+
+        Cancelling it keeps nobody from being told: the decision is made, and would otherwise be in
+        the metrics but not in the audit.
+        """
         for observer in self.observers:
-            await _through(observer, partial(_tell, observer), decision)
+            if not observer.blocks:
+                _tell(observer, decision)
+        slow = [observer for observer in self.observers if observer.blocks]
+        if slow:
+            await aside(partial(_tell_each, slow, decision), _TELLING)
 
     def route(self, verdict: Verdict, lang: str | None) -> Routed:
         """Where a query with this verdict goes; nobody is asked, and nobody told."""
@@ -300,14 +323,14 @@ class Gate:
             # Nothing else speaks for the answer: how much the passages themselves do, nobody knows.
             return measured._replace(verdict=replace(whole, low=0.0, suspects=places))
         again = yield rest
-        spent = Usage.total([whole.usage, again.verdict.usage])
+        spent = Usage.total(one.verdict.usage for one in (measured, again) if not one.cached)
+        if cached := measured.cached and again.cached:
+            spent = Usage.total([whole.usage, again.verdict.usage])
         if self.route(again.verdict, asked.query.lang).route is Route.ANSWER:
-            return measured._replace(verdict=replace(whole, suspects=places, usage=spent))
-        return again._replace(
-            verdict=replace(
-                again.verdict, suspects=places, p_with_suspects=whole.p_true, usage=spent
-            )
-        )
+            verdict = replace(whole, suspects=places, usage=spent)
+            return measured._replace(verdict=verdict, cached=cached)
+        verdict = replace(again.verdict, suspects=places, p_with_suspects=whole.p_true, usage=spent)
+        return again._replace(verdict=verdict, cached=cached)
 
     def _measured(self, asked: _Asked, started: float, measured: _Measured) -> Decision:
         verdict, lang = measured.verdict, asked.query.lang
@@ -347,11 +370,26 @@ class Gate:
             parts.insert(1, f"The deadline is {self.policy.deadline:g} s.")
         detail = " ".join(part for part in parts if part)
         decision = self._decision(asked, started, routed, detail, tried=tuple(asked.notes.left))
-        logger.warning("query %s not measured, %s: %s", decision.id, error.kind, detail)
+        self._log_unmeasured(decision, error.kind)
         if routed.route is None and decision.enforced:
             error.decision = decision
             raise error
         return decision
+
+    def _log_unmeasured(self, decision: Decision, kind: str) -> None:
+        """In an outage one line of a kind in a few seconds, with a count; an audit has them all."""
+        held = self._complaints.held_back(kind)
+        route = "raised" if decision.route is None else decision.route.value
+        breaker = breaker_of(self.judge)
+        told = [
+            f"query {decision.id}{f' of {self.deployment}' if self.deployment else ''} not "
+            f"measured, {kind}: {decision.detail}",
+            f"Route: {route}.",
+            f"Judge: {breaker.name}." if breaker else "",
+            f"{held} more since the last such line." if held else "",
+        ]
+        level = logging.DEBUG if held is None else logging.WARNING
+        logger.log(level, "%s", " ".join(part for part in told if part))
 
     def _decision(
         self,
@@ -417,13 +455,17 @@ class Gate:
         """The verdict, and whether it was in the cache."""
         if (cache := self.cache) is None:
             return self._verdict(asked), False
-        key = cache_key(self.judge.fingerprint, asked.query)
+        key = self._key(asked.query)
         if (kept := cache.get(key)) is not None:
             return kept, True
         verdict = self._verdict(asked)
         if keepable(verdict):
             cache.put(key, verdict)
         return verdict, False
+
+    def _key(self, query: Query) -> str:
+        """What a verdict is kept under; into how many windows contexts go changes it as well."""
+        return cache_key(f"{self.judge.fingerprint} {self.windows.at_most}", query)
 
     def _suspects(self, asked: _Asked, verdict: Verdict) -> tuple[int, ...]:
         """Passages that speak to the judge, where the query would be answered with them."""
@@ -439,18 +481,19 @@ class Gate:
         verdict, cached = await self._afound(asked)
         look = partial(self._suspects, asked, verdict)
         # Looking takes half a second for each million characters.
-        found = await asyncio.to_thread(look) if asked.query.is_long else look()
+        found = await _off_the_loop(look) if asked.query.is_long else look()
         return _Measured(verdict, cached, found)
 
     async def _afound(self, asked: _Asked) -> tuple[Verdict, bool]:
         if (cache := self.cache) is None:
             return await self._averdict(asked), False
-        key = cache_key(self.judge.fingerprint, asked.query)
-        if (kept := await _through(cache, cache.get, key)) is not None:
+        key = self._key(asked.query)
+        kept = await _through(cache, partial(cache.get, key), asked.seconds_left)
+        if kept is not None:
             return kept, True
         verdict = await self._averdict(asked)
         if keepable(verdict):
-            await _through(cache, cache.put, key, verdict)
+            await _through(cache, partial(cache.put, key, verdict), asked.seconds_left)
         return verdict, False
 
     async def _averdict(self, asked: _Asked) -> Verdict:
@@ -485,13 +528,22 @@ def _tell(observer: Observer, decision: Decision) -> None:
         logger.error("query %s: an observer failed: %s", decision.id, described(error))
 
 
-async def _through(
-    room: Cache | Observer, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-) -> T:
-    """A call of a cache or an observer, on a thread where it may hold up the event loop."""
-    if room.blocks:
-        return await asyncio.to_thread(call, *args, **kwargs)
-    return call(*args, **kwargs)
+def _tell_each(observers: Iterable[Observer], decision: Decision) -> None:
+    for observer in observers:
+        _tell(observer, decision)
+
+
+async def _off_the_loop(call: Callable[[], T]) -> T:
+    return (await aside(call, None)).result()
+
+
+async def _through(cache: Cache, call: Callable[[], T], seconds: float) -> T | None:
+    """A call of a cache, on a thread where it may hold up the event loop; ``None`` = it is late,
+    which is as good as a miss."""
+    if not cache.blocks:
+        return call()
+    future = await aside(call, seconds)
+    return future.result() if future.done() else None
 
 
 def _told(facts: _Facts, routed: Routed) -> str:

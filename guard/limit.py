@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from guard._fork import renew_in_child
 from guard._require import require_number
@@ -49,14 +49,15 @@ class Limit:
 
     def begin_anew(self) -> None:
         """Forgets who is in flight: in a forked child, where it is called by itself, nobody is."""
-        self._lock = threading.Lock()
-        self._in_flight = 0
+        # Re-entrant: the garbage collector may end an abandoned query anywhere, here too.
+        self._lock = threading.RLock()
+        self._inside = set[Future[None]]()
         self._waiting = deque[Future[None]]()
 
     @property
     def in_flight(self) -> int:
         """Judgements at this moment."""
-        return self._in_flight
+        return len(self._inside)
 
     @property
     def waiting(self) -> int:
@@ -70,9 +71,9 @@ class Limit:
         Raises:
             NotAsked: kind ``overloaded``.
         """
-        end = time.monotonic() + budget
-        turn = self._join()
+        end, turn = time.monotonic() + budget, Future[None]()
         try:
+            self._join(turn)
             self._wait_for(turn, min(self.wait, budget))
             yield max(0.0, end - time.monotonic())
         finally:
@@ -81,9 +82,9 @@ class Limit:
     @asynccontextmanager
     async def aheld(self, budget: float) -> AsyncGenerator[float]:
         """As `held`, without blocking the event loop."""
-        end = time.monotonic() + budget
-        turn = self._join()
+        end, turn = time.monotonic() + budget, Future[None]()
         try:
+            self._join(turn)
             if not turn.done():
                 await self._await_for(turn, min(self.wait, budget))
             yield max(0.0, end - time.monotonic())
@@ -105,34 +106,38 @@ class Limit:
         except TimeoutError:
             raise self._turned_away(f"none of them ended within {seconds:g} s") from None
 
-    def _join(self) -> "Future[None]":
-        """A turn: done once there is a place."""
-        turn = Future[None]()
+    def _join(self, turn: "Future[None]") -> None:
+        """Lets a turn be done once there is a place."""
         with self._lock:
-            if self._in_flight < self.max_in_flight:
-                self._in_flight += 1
-                turn.set_result(None)
-            elif not self.wait or len(self._waiting) >= self.max_in_flight:
-                raise self._turned_away(f"{len(self._waiting)} others waited for their end")
-            else:
+            is_free = len(self._inside) < self.max_in_flight
+            waits = not is_free and self.wait > 0 and len(self._waiting) < self.max_in_flight
+            if is_free:
+                self._inside.add(turn)
+            elif waits:
                 self._waiting.append(turn)
-        return turn
+        if is_free:
+            turn.set_result(None)
+        elif not waits:
+            raise self._turned_away(f"{self.waiting} others waited for their end")
 
     def _leave(self, turn: "Future[None]") -> None:
         """Gives the place to whoever has waited longest; or no longer waits for one."""
         with self._lock:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
+            if turn not in self._inside:
+                with suppress(ValueError):  # From before a fork: it is in neither.
+                    self._waiting.remove(turn)
                 return
+            self._inside.remove(turn)
             following = self._waiting.popleft() if self._waiting else None
-            if following is None:
-                self._in_flight -= 1
+            if following is not None:
+                self._inside.add(following)
         if following is not None:
             following.set_result(None)
 
     def _turned_away(self, why: str) -> NotAsked:
         return NotAsked(
             f"The judge was not asked: {self.max_in_flight} judgements were in flight, and {why}.",
-            hint="The judge is too slow for this load: see why, or raise max_in_flight.",
+            hint="More came at once than max_in_flight and as many that wait: the judge is slow, "
+            "or it was a burst.",
             retry_after=self.wait,
         )

@@ -9,8 +9,9 @@ import os
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from guard._fork import renew_in_child
 from guard.errors import ConfigError, out_of_time
 
 T = TypeVar("T")
@@ -20,6 +21,11 @@ class LoopThread:
     """One background event loop, started at its first use and again after a fork."""
 
     def __init__(self) -> None:
+        self.begin_anew()
+        renew_in_child(self)
+
+    def begin_anew(self) -> None:
+        """Without a loop: in a forked child, where it is called by itself, its thread is none."""
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
@@ -37,17 +43,16 @@ class LoopThread:
                 "A blocking call on rag-guard's own event loop would wait for itself.",
                 hint="Inside a retriever or writer, await the asynchronous methods.",
             )
-        future = asyncio.run_coroutine_threadsafe(work, self.loop())
+        future = asyncio.run_coroutine_threadsafe(_ended(work), self.loop())
         try:
-            return future.result(timeout)
-        except TimeoutError:
-            if future.done():
-                return future.result()  # The work's own TimeoutError surfaces.
-            raise out_of_time() from None
-        except CancelledError:
+            ended = future.result(timeout)
+        except (TimeoutError, CancelledError):
             raise out_of_time() from None
         finally:
             future.cancel()
+        if isinstance(ended, _Raised):
+            raise ended.error
+        return ended
 
     @property
     def running(self) -> asyncio.AbstractEventLoop | None:
@@ -71,6 +76,19 @@ class LoopThread:
                 )
                 thread.start()
             return self._loop
+
+
+class _Raised(NamedTuple):
+    error: Exception
+
+
+async def _ended(work: Coroutine[Any, Any, T]) -> T | _Raised:
+    """What the work returns or raises. Raised by a task that nobody waits for any more, asyncio
+    would log the whole chain of errors, with what a server wrote."""
+    try:
+        return await work
+    except Exception as error:
+        return _Raised(error)
 
 
 shared_loop = LoopThread()

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+from guard._aside import aside
 from guard.ask import aask, ask
-from guard.breaker import breaker_of
+from guard.breaker import breaker_of, one_query
 from guard.decision import BreakerState
-from guard.errors import JudgeError, NotAsked, Tried, Unmeasured
+from guard.errors import JudgeError, JudgeUnavailable, NotAsked, Tried, Unmeasured
 from guard.judge import Judge
 from guard.limit import Limit
 from guard.loop import shared_loop
@@ -31,11 +32,13 @@ class Notes:
         left: the judges of a chain that gave no verdict in the rounds that failed.
         attempts: how often the judge was asked.
         breaker: the state of its breaker before the last time.
+        failure: what became of the last attempt.
     """
 
     left: list[Tried] = field(default_factory=list[Tried])
     attempts: int = 0
     breaker: BreakerState | None = None
+    failure: JudgeUnavailable | None = None
 
     def begin(self, judge: Judge) -> None:
         """Notes an attempt."""
@@ -45,8 +48,18 @@ class Notes:
 
     def failed(self, error: JudgeError) -> None:
         """Notes what became of it."""
-        self.attempts -= isinstance(error, NotAsked)
+        if isinstance(error, NotAsked):
+            self.attempts -= 1
+            self.breaker = "open" if self.breaker else None
+        elif isinstance(error, JudgeUnavailable):
+            self.failure = error
+        elif not error.answered:
+            self.attempts -= 1  # Nothing was sent.
         self.left.extend(error.tried)
+
+    def cause(self, error: NotAsked) -> JudgeError:
+        """Why there is no verdict, where an attempt was made before the breaker opened."""
+        return self.failure or error
 
     def add(self, others: "Notes") -> None:
         """Notes what happened to a window, which several at once cannot tell apart."""
@@ -92,7 +105,7 @@ class Measurement:
         Raises:
             JudgeError: it gave none.
         """
-        with self.limit.held(seconds) as left:
+        with self.limit.held(seconds) as left, one_query():
             end = time.monotonic() + left
             whole = self._whole(query, left, notes)
             if isinstance(whole, Verdict) and not self._too_long(whole):
@@ -105,10 +118,11 @@ class Measurement:
         """As `verdict`."""
         async with self.limit.aheld(seconds) as left:
             end = time.monotonic() + left
-            whole = await self._awhole(query, left, notes)
-            if isinstance(whole, Verdict) and not self._too_long(whole):
-                return whole
-            return await self._in_windows(query, whole, end, notes)
+            with one_query():
+                whole = await self._awhole(query, left, notes)
+                if isinstance(whole, Verdict) and not self._too_long(whole):
+                    return whole
+                return await self._in_windows(query, whole, end, notes)
 
     def _whole(self, query: Query, seconds: float, notes: Notes) -> Verdict | JudgeError:
         """A verdict on all contexts, or the error that says that they are too long."""
@@ -116,6 +130,8 @@ class Measurement:
             return known
         try:
             return self.retry.call(partial(self._attempt, query, notes), seconds)
+        except NotAsked as error:
+            raise notes.cause(error) from None
         except JudgeError as error:
             if not self._too_long(error):
                 raise
@@ -126,6 +142,8 @@ class Measurement:
             return known
         try:
             return await self.retry.acall(partial(self._aattempt, query, notes), seconds)
+        except NotAsked as error:
+            raise notes.cause(error) from None
         except JudgeError as error:
             if not self._too_long(error):
                 raise
@@ -155,7 +173,7 @@ class Measurement:
         replies: Replies | None = None
         while True:
             advance = partial(_advanced, trip, replies)
-            step = await asyncio.to_thread(advance) if query.is_long else advance()
+            step = (await aside(advance, None)).result() if query.is_long else advance()
             if step.verdict is not None:
                 return step.verdict
             replies = await _all([self._reply(each, end, notes) for each in step.queries])
@@ -164,6 +182,8 @@ class Measurement:
         left, own = max(0.0, end - time.monotonic()), Notes()
         try:
             return await self.retry.acall(partial(self._aattempt, query, own), left)
+        except NotAsked as error:
+            return own.cause(error)
         except JudgeError as error:
             if error.kind == "context_too_long":
                 own.left.clear()  # A smaller window follows, and no judge was left for another.

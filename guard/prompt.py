@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from guard._require import require_number
-from guard.errors import ConfigError, Unmeasured
+from guard.errors import ConfigError, Unmeasured, before_asking
 from guard.labels import TRUE_FALSE, Labels
 from guard.query import Query
 
@@ -248,7 +248,9 @@ class Prompt:
         # Lone surrogates are replaced all the same: no request could hold them.
         contexts = [_SURROGATES.sub("\ufffd", context) for context in query.contexts]
         taken, coverage = self._pack(contexts)
-        turns = [f"{turn.role}: {turn.text}" for turn in query.history]
+        turns, _ = _latest(
+            [f"{turn.role}: {turn.text}" for turn in query.history], self.max_history_chars
+        )
         values = {
             "context_str": "\n\n".join(contexts[at] for at in taken),
             "query_str": _SURROGATES.sub("\ufffd", "\n".join([*turns, query.question])),
@@ -269,10 +271,12 @@ class Prompt:
                 room -= len(context)
         if not any(contexts[place].strip() for place in taken):
             # A judge shown nothing would say "insufficient", and that would be our doing.
-            raise Unmeasured(
-                f"No passage fits into max_context_chars={self.max_context_chars}.",
-                kind="context_too_long",
-                hint="Raise the limit, or split the documents into smaller passages.",
+            raise before_asking(
+                Unmeasured(
+                    f"No passage fits into max_context_chars={self.max_context_chars}.",
+                    kind="context_too_long",
+                    hint="Raise the limit, or split the documents into smaller passages.",
+                )
             )
         return taken, sum(len(contexts[place]) for place in taken) / total
 
@@ -311,17 +315,30 @@ def _conversation(query: Query, texts: Sequence[str], question: str, mark: str, 
 
     Each turn carries the mark: a text cannot forge another one's.
     """
-    turns = list[str]()
-    for turn, text in zip(reversed(query.history), reversed(texts), strict=True):
-        line = f"[{mark} earlier, {_role(turn.role)}] {text}"
-        room -= len(line)  # Thousands of short turns are mostly marks.
-        if room < 0:
-            turns.append(f"[{mark} earlier turns are left out]")
-            break
-        turns.append(line)
+    lines = [
+        f"[{mark} earlier, {_role(turn.role)}] {text}"
+        for turn, text in zip(query.history, texts, strict=True)
+    ]
+    turns, all_there = _latest(lines, room)
+    if not all_there:
+        turns.insert(0, f"[{mark} earlier turns are left out]")
     if turns:
         question = f"[{mark} now] {question}"
-    return "\n".join([*reversed(turns), question])
+    return "\n".join([*turns, question])
+
+
+def _latest(turns: Sequence[str], room: int) -> tuple[list[str], bool]:
+    """The last turns that there is room for, of one that is too long the end; and if it is all."""
+    taken = list[str]()
+    for turn in reversed(turns):
+        if len(turn) > room:
+            head, end = turn[:60], turn[max(60, len(turn) - room + 60) :]
+            if not taken and room > 120:
+                taken.append(f"{head} … {end}")
+            return taken[::-1], False
+        taken.append(turn)
+        room -= len(turn)
+    return taken[::-1], True
 
 
 def _role(role: str) -> str:

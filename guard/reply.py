@@ -236,7 +236,8 @@ def _not_a_reply(body: object) -> Unmeasured:
     )
 
 
-_CODE = re.compile(r"[A-Za-z][\w.-]{0,39}")
+# Two words or more, as of a vocabulary: neither a key nor a word of a passage looks so.
+_CODE = re.compile(r"[a-z]{2,20}(?:_[a-z]{2,20}){1,4}")
 
 
 def _error_inside(error: object) -> Unmeasured:

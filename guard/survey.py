@@ -105,8 +105,9 @@ def survey(
     """
     require_number("workers", workers, 1, MAX_WORKERS, whole=True)
     # Rows are no queries of users: no audit is to hold them.
-    # Nor is one turned away.
-    gate = gate.unobserved().with_limit(Limit(workers))
+    # Nor is one turned away; and a verdict is one of all its passages, whatever the thresholds.
+    whole = replace(gate.policy, leave_out_suspects=False)
+    gate = gate.unobserved().with_limit(Limit(workers)).with_policy(whole)
     kept = _Kept() if path is None else _opened(Path(path), gate.judge.fingerprint, dataset)
     try:
         again = UNMEASURED_KINDS if retry_unmeasured else PASSING

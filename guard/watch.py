@@ -8,7 +8,6 @@ decision, nor has one that a bug ended.
 import logging
 from collections.abc import Generator, Iterable
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from guard._failure import described
@@ -58,13 +57,19 @@ class Watching(NamedTuple):
                 logger.error("query %s: a watcher failed: %s", decision.id, described(error))
 
 
+def _entered(
+    stack: ExitStack, watcher: Watcher, query: Query, deployment: str | None
+) -> Watch | None:
+    return entered(stack, lambda: watcher.watching(query, deployment))
+
+
 @contextmanager
 def watched(
     watchers: Iterable[Watcher], query: Query, deployment: str | None
 ) -> Generator[Watching]:
     """Around one query, for all its watchers; what is asked inside is shown to them."""
     with ExitStack() as stack:
-        each = [entered(stack, partial(one.watching, query, deployment)) for one in watchers]
+        each = [_entered(stack, one, query, deployment) for one in watchers]
         watches = tuple(one for one in each if one is not None)
         stack.enter_context(witnessed(watches))
         yield Watching(watches)

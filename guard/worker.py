@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
+from guard._fork import renew_in_child
 from guard.errors import JudgeError, JudgeUnavailable, NotAsked, out_of_time
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ class _Job(Generic[T]):
     """One call on its thread, waited for until it ends or is left behind."""
 
     function: Callable[[], T]
+    slots: threading.BoundedSemaphore
     future: "Future[T]" = field(default_factory=lambda: Future[T]())
     ended: bool = False
     left_behind: bool = False
@@ -52,7 +54,12 @@ class Workers:
 
     def __init__(self, limit: int = 256) -> None:
         self.limit = limit
-        self._slots = threading.BoundedSemaphore(limit)
+        self.begin_anew()
+        renew_in_child(self)
+
+    def begin_anew(self) -> None:
+        """Without calls: in a forked child, where it is called by itself, no thread runs."""
+        self._slots = threading.BoundedSemaphore(self.limit)
         self._lock = threading.Lock()
         self._abandoned = 0
 
@@ -125,7 +132,7 @@ class Workers:
 
     def _start(self, function: Callable[[], T]) -> _Job[T]:
         """Runs ``function`` on a thread of its own; the caller has taken a slot for it."""
-        job = _Job(function)
+        job = _Job(function, slots=self._slots)
         # From here on the future cannot be cancelled, only left behind.
         job.future.set_running_or_notify_cancel()
         context = contextvars.copy_context()
@@ -134,6 +141,13 @@ class Workers:
         )
         try:
             thread.start()
+        except RuntimeError:
+            self._slots.release()
+            raise NotAsked(
+                "No thread could be started for a call that blocks.",
+                hint="The machine's or container's limit on threads is reached; an AsyncOpenAI "
+                "client needs none.",
+            ) from None
         except BaseException:
             self._slots.release()
             raise
@@ -153,7 +167,7 @@ class Workers:
         with self._lock:
             job.ended = True
             self._abandoned -= job.left_behind
-        self._slots.release()
+        job.slots.release()
 
     def _leave(self, job: _Job[T]) -> None:
         """Nobody waits for ``job`` any more; if it still runs, it counts as abandoned."""

@@ -280,8 +280,32 @@ def test_unmeasured_detail_says_why_and_what_to_do(
     assert decision.detail == "The judge is down. (3 attempts) Start it."
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert [record.getMessage() for record in warnings] == [
-        f"query {decision.id} not measured, unavailable: {decision.detail}"
+        f"query {decision.id} not measured, unavailable: {decision.detail} Route: refuse."
     ]
+
+
+def test_an_outage_is_told_once_in_a_while(
+    ask: Ask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line of each kind in five seconds, with the deployment; then how many more there were."""
+    now = 1000.0
+    monkeypatch.setattr("guard.throttle.time.monotonic", lambda: now)
+    caplog.set_level(logging.WARNING, logger="guard")
+    kinds = ["unavailable", "unavailable", "timeout", "unavailable", "unavailable"]
+    script = [JudgeUnavailable("down", kind=cast("UnmeasuredKind", kind)) for kind in kinds]
+    gate = Gate(ScriptedJudge(script), retry=ONCE, deployment="support-bot")
+    for _ in kinds[:-1]:
+        ask(gate)
+    now += 5
+    ask(gate)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition("measured, ")[2].partition(":")[0] for line in lines] == [
+        "unavailable",
+        "timeout",
+        "unavailable",
+    ]
+    assert all(" of support-bot not measured" in line for line in lines)
+    assert lines[-1].endswith("2 more since the last such line.")
 
 
 def test_retry_recovers(ask: Ask) -> None:

@@ -24,6 +24,7 @@ class Answer:
         body: sent as JSON unless it is bytes.
         delay: seconds before the headers.
         drip: seconds between single bytes of the body; 0 = send it whole.
+        slow_head: seconds between single bytes of a header that stands before all others.
         cut: close the connection after this many bytes of the body.
         hang: never send anything until the client goes away.
         events: server-sent events in place of the body, each JSON; a number is a wait in seconds,
@@ -35,6 +36,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     delay: float = 0.0
     drip: float = 0.0
+    slow_head: float = 0.0
     cut: int | None = None
     hang: bool = False
     events: Iterable[Json] | None = None
@@ -160,6 +162,12 @@ def _send(handler: BaseHTTPRequestHandler, request: Request, answer: Answer) -> 
         return
     data = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
     handler.send_response(answer.status)
+    if answer.slow_head:
+        handler.flush_headers()
+        for byte in b"x-slow: 0123456789\r\n":
+            handler.wfile.write(bytes([byte]))
+            handler.wfile.flush()
+            _wait(handler, request, answer.slow_head)
     for name, value in {"content-type": "application/json", **answer.headers}.items():
         handler.send_header(name, value)
     handler.send_header("content-length", str(len(data)))

@@ -346,12 +346,21 @@ def _one_choice(deployment: Deployment) -> None:
         raise ConfigError(TWO_CHOICES, hint=ONE_CHOICE)
 
 
+def _texts_of_a_trace(deployment: Deployment) -> None:
+    if deployment.trace_texts and not deployment.trace:
+        raise ConfigError(
+            "trace_texts is on, and there is no trace to hold them.",
+            hint="Write `trace = true` as well, or take trace_texts away.",
+        )
+
+
 # What the core checks of several keys at once, and which keys those are.
 _PARTS: tuple[tuple[tuple[str, ...], Callable[[Deployment], object]], ...] = (
     (("answer_at", "refuse_below"), _thresholds),
     (("labels",), _labels),
     (("messages",), _messages),
     (("profile",), _one_choice),
+    (("trace_texts",), _texts_of_a_trace),
 )
 
 

@@ -5,7 +5,9 @@ import hashlib
 import json
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from guard.breaker import FAILURES, SECONDS, Breaker
 from guard.errors import ConfigError
@@ -16,6 +18,8 @@ from guard.prompt import Rendered
 from guard.query import Query
 from guard.verdict import Verdict
 from guard.worker import shared_workers
+
+_LEAST_SECRET = 8  # Characters: less tells nothing of a key.
 
 Conversation = Generator[Post, list[object], Verdict]
 """One judgement: yields what to post, is sent the replies, returns the verdict."""
@@ -79,7 +83,8 @@ class ClientJudge:
             # An asynchronous client alone: its coroutine runs on a loop of ours, cancellably.
             return shared_loop.run(self.ajudge(query, timeout=timeout), timeout)
         end = time.monotonic() + timeout
-        return run(self.conversation(self.render(query)), partial(self.connection.post, end=end))
+        post = partial(self.connection.post, end=end)
+        return self._clean(run(self.conversation(self.render(query)), post))
 
     async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
         """Measures one query; cancelling it closes the HTTP request."""
@@ -89,7 +94,8 @@ class ClientJudge:
             return await shared_workers.acall(partial(self.judge, query, timeout=timeout), timeout)
         end = time.monotonic() + timeout
         rendered = await self._rendered(query)
-        return await arun(self.conversation(rendered), partial(self.connection.apost, end=end))
+        post = partial(self.connection.apost, end=end)
+        return self._clean(await arun(self.conversation(rendered), post))
 
     def close(self) -> None:
         """Closes connections; later queries are rejected.
@@ -102,10 +108,27 @@ class ClientJudge:
         """Closes connections of the running event loop, and all others of this judge."""
         await asyncio.to_thread(self.close)
 
+    def _clean(self, verdict: Verdict) -> Verdict:
+        """Without names in which the endpoint repeats a key: they stand in records and traces."""
+        secrets = self.connection.secrets
+        odd: dict[str, Any] = {
+            name: None
+            for name in ("model", "system_fingerprint", "emitted")
+            if any(_shows(getattr(verdict, name), secret) for secret in secrets)
+        }
+        return replace(verdict, **odd) if odd else verdict
+
     async def _rendered(self, query: Query) -> Rendered:
         if query.is_long:
             return await asyncio.to_thread(self.render, query)
         return self.render(query)
+
+
+def _shows(name: str | None, secret: str) -> bool:
+    """Whether a name holds a secret, or a good part of it."""
+    if name is None or len(name) < _LEAST_SECRET:
+        return False
+    return secret in name or name in secret
 
 
 def fingerprint_of(signal: str, model: str, parts: object) -> str:

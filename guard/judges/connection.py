@@ -11,15 +11,22 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from http.cookiejar import CookieJar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import openai
 from openai import AsyncOpenAI, OpenAI
 
 from guard.breaker import Breaker, breaker_for, name_of
-from guard.errors import ConfigError, JudgeError, JudgeRejected, out_of_time
+from guard.errors import (
+    ConfigError,
+    JudgeError,
+    JudgeRejected,
+    Unmeasured,
+    before_asking,
+    out_of_time,
+)
 from guard.judges.endpoint import account_of
-from guard.judges.failures import not_json, unsendable
+from guard.judges.failures import broken_off, not_json, unsendable
 from guard.loop import shared_loop
 from guard.worker import fan_out_workers
 
@@ -65,6 +72,11 @@ class Connection(ABC):
     def base_url(self) -> str:
         """The address of the endpoint; empty where it is not known."""
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Texts of requests that no record may hold; empty where they are not known."""
+        return ()
+
     def breaker_for(self, model: str, failures: int, seconds: float) -> Breaker:
         """The breaker of the endpoint; one of this connection's own unless its kind can tell who
         else asks there."""
@@ -94,7 +106,7 @@ class Connection(ABC):
     def require_open(self) -> None:
         """Raises `JudgeRejected` once `close` was called."""
         if self._closed:
-            raise JudgeRejected("This judge is closed.", hint="Make a new one.")
+            raise before_asking(JudgeRejected("This judge is closed.", hint="Make a new one."))
 
 
 class ClientConnection(Connection):
@@ -143,6 +155,18 @@ class ClientConnection(Connection):
         """The address of the endpoint."""
         return str(self.given.base_url)
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Its key, and what its headers say apart from what the SDK itself writes there."""
+        headers = self.given.default_headers.items()
+        own = [
+            value
+            for name, value in headers
+            if isinstance(value, str) and not name.startswith(("X-Stainless", "User-Agent"))
+        ]
+        words = (word for text in [self.given.api_key, *own] for word in text.split())
+        return tuple({word for word in words if len(word) >= 8 and "/" not in word})
+
     def breaker_for(self, model: str, failures: int, seconds: float) -> Breaker:
         """The breaker that all of this process share who ask there with the same key."""
         account = account_of(self.given, {})
@@ -177,20 +201,71 @@ class ClientConnection(Connection):
             self._async.close()
 
 
+# How the SDK's own `with_streaming_response` tells it to leave the body unread, so that it is read
+# here: piece by piece, against the deadline, and no more of it than any verdict needs.
+_RAW = {"X-Stainless-Raw-Response": "stream"}
+_MAX_BYTES = 16 * 2**20
+
+
+def _options(end: float) -> openai.RequestOptions:
+    # No redirects: the passages would go to whatever host a reply names.
+    return {"timeout": _seconds_left(end), "headers": _RAW, "follow_redirects": False}
+
+
 def _send(client: OpenAI, post: Post, end: float) -> object:
     _forget_odd_cookies(client)
-    with _json_expected():
-        options: openai.RequestOptions = {"timeout": _seconds_left(end)}
-        return _parsed(client.post(post.path, body=post.body, cast_to=object, options=options))
+    with _json_expected(), _whole_expected():
+        answer: Any = client.post(post.path, body=post.body, cast_to=object, options=_options(end))
+        reply, data = answer.http_response, bytearray()
+        try:
+            for piece in reply.iter_bytes():
+                _add(data, piece, end)
+        finally:
+            reply.close()
+        return json.loads(data)
 
 
 async def _asend(client: AsyncOpenAI, post: Post, end: float) -> object:
     _forget_odd_cookies(client)
-    with _json_expected():
-        options: openai.RequestOptions = {"timeout": _seconds_left(end)}
-        return _parsed(
-            await client.post(post.path, body=post.body, cast_to=object, options=options)
+    with _json_expected(), _whole_expected():
+        answer: Any = await client.post(
+            post.path, body=post.body, cast_to=object, options=_options(end)
         )
+        reply, data = answer.http_response, bytearray()
+        try:
+            async for piece in reply.aiter_bytes():
+                _add(data, piece, end)
+        finally:
+            await reply.aclose()
+        return json.loads(data)
+
+
+def _add(data: bytearray, piece: bytes, end: float) -> None:
+    if time.monotonic() >= end:
+        raise out_of_time()
+    data += piece
+    if len(data) > _MAX_BYTES:
+        raise Unmeasured(
+            f"The judge's reply is longer than {_MAX_BYTES // 2**20} MiB.",
+            kind="malformed",
+            hint="Something else than a judge may answer at this address.",
+        )
+
+
+@contextmanager
+def _whole_expected() -> Generator[None]:
+    """Turns what the HTTP library raises over a body into our error; the SDK reads some as well."""
+    try:
+        yield
+    except Exception as error:
+        kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+        if not kinds & _HTTP:
+            raise
+        raise broken_off(error) from None
+
+
+# openai 2 stands on the one, openai 3 on the other.
+_HTTP = {"httpx", "httpx2"}
 
 
 def _forget_odd_cookies(client: OpenAI | AsyncOpenAI) -> None:
@@ -201,11 +276,6 @@ def _forget_odd_cookies(client: OpenAI | AsyncOpenAI) -> None:
     for one in list(jar):
         if not f"{one.name}{one.value}".isascii():
             jar.clear(one.domain, one.path, one.name)
-
-
-def _parsed(reply: object) -> object:
-    # The SDK hands out text where a proxy does not call its JSON "application/json".
-    return json.loads(reply) if isinstance(reply, str) else reply
 
 
 def _caught(send: "partial[object]") -> object:

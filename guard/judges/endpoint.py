@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from guard.errors import Unmeasured
+from guard.errors import Unmeasured, before_asking
 from guard.judges.dialect import Dialect, Json, first_guess
 
 if TYPE_CHECKING:
@@ -52,11 +52,9 @@ class Endpoint:
         mute = self._mute  # Read once: another thread may clear it meanwhile.
         if mute is not None and time.monotonic() < mute[0]:
             known = mute[1]
-            raise Unmeasured(
-                f"{known.message} (known for less than {BELIEVED_SECONDS:g} s; not asked again)",
-                kind=known.kind,
-                hint=known.hint,
-                status=known.status,
+            told = f"{known.message} (known for less than {BELIEVED_SECONDS:g} s; not asked again)"
+            raise before_asking(
+                Unmeasured(told, kind=known.kind, hint=known.hint, status=known.status)
             )
 
 

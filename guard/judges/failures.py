@@ -11,7 +11,13 @@ from typing import TypedDict
 import openai
 
 from guard._json import as_map, as_text
-from guard.errors import JudgeError, JudgeRejected, JudgeUnavailable, Unmeasured
+from guard.errors import (
+    JudgeError,
+    JudgeRejected,
+    JudgeUnavailable,
+    Unmeasured,
+    before_asking,
+)
 from guard.judges.dialect import denies_logprobs
 from guard.prompt import Rendered
 
@@ -28,7 +34,13 @@ _SEE_ITS_LOG = (
 _HINTS: Mapping[int, str] = {
     400: _SEE_ITS_LOG,
     422: _SEE_ITS_LOG,
-    401: "The key is missing or wrong: set OPENAI_API_KEY, or api_key_env in guard.toml.",
+    401: "The key is missing or wrong: it is read from the variable that api_key_env names in "
+    "guard.toml, else from OPENAI_API_KEY.",
+    **dict.fromkeys(
+        (301, 302, 303, 307, 308),
+        "The address redirects, and passages are sent nowhere else: base_url is not the API's own "
+        "address, or a login page stands before it.",
+    ),
     403: "The key is missing, or may not use this model, or not from this region.",
     404: "No such model or address; base_url often ends in /v1.",
 }
@@ -62,7 +74,7 @@ def _told(error: openai.OpenAIError, prompt: Rendered) -> JudgeError:
         )
     if isinstance(error, openai.APIError):
         return Unmeasured("The judge's reply is not valid.", kind="malformed")
-    return JudgeRejected(f"The client refused the request ({type(error).__name__}).")
+    return before_asking(JudgeRejected(f"The client refused the request ({type(error).__name__})."))
 
 
 def not_json(error: Exception) -> Unmeasured:
@@ -76,11 +88,26 @@ def not_json(error: Exception) -> Unmeasured:
     return failure
 
 
+def broken_off(error: Exception) -> JudgeUnavailable:
+    """The error for a body that did not come to its end, or not as it was said to be."""
+    kind = type(error).__name__
+    late = "Timeout" in kind
+    failure = JudgeUnavailable(
+        "The judge did not answer in time." if late else f"The judge's reply broke off ({kind}).",
+        kind="timeout" if late else "unavailable",
+        hint=None if late else "The server, or a proxy before it, ended it or garbled it.",
+    )
+    failure.original = error
+    return failure
+
+
 def unsendable(error: UnicodeEncodeError) -> JudgeRejected:
     """The error for a request that cannot be written down; ``error`` holds all of it."""
-    return JudgeRejected(
-        f"The request holds a character that HTTP cannot carry ({error.encoding}).",
-        hint="Copy the API key again: it may have caught a typographic sign.",
+    return before_asking(
+        JudgeRejected(
+            f"The request holds a character that HTTP cannot carry ({error.encoding}).",
+            hint="Copy the API key again: it may have caught a typographic sign.",
+        )
     )
 
 

@@ -11,12 +11,13 @@ from functools import partial
 from typing import Any, NamedTuple, TypedDict
 
 from guard.ask import aask, ask, asking
-from guard.breaker import Breakable, one_probe
+from guard.breaker import Breakable, one_query
 from guard.errors import (
     ConfigError,
     JudgeError,
     JudgeRejected,
     JudgeUnavailable,
+    NotAsked,
     Tried,
     Unmeasured,
     UnmeasuredKind,
@@ -172,8 +173,9 @@ class Mean:
 
     async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
         """As `judge`; cancelling it cancels all of them."""
-        calls = [aask(one, query, timeout) for one in self.judges]
-        with one_probe():
+        seconds = _a_little_less(timeout)
+        calls = [aask(one, query, seconds) for one in self.judges]
+        with one_query():
             return self.of(await _together(calls))
 
     def use_breaker(self, *, failures: int, seconds: float) -> None:
@@ -192,12 +194,14 @@ class Mean:
         await asyncio.to_thread(self.close)
 
     async def _from_thread(self, query: Query, timeout: float) -> list[Verdict]:
+        seconds = _a_little_less(timeout)
+
         def call(one: Judge) -> Coroutine[Any, Any, Verdict]:
             if one.cancellable:
-                return aask(one, query, timeout)
-            return _ask_on_a_worker(one, query, timeout)
+                return aask(one, query, seconds)
+            return _ask_on_a_worker(one, query, seconds)
 
-        with one_probe():
+        with one_query():
             return await _together([call(one) for one in self.judges])
 
     def of(self, verdicts: Sequence[Verdict]) -> Verdict:
@@ -223,8 +227,14 @@ class Mean:
 
 
 async def _ask_on_a_worker(judge: Judge, query: Query, timeout: float) -> Verdict:
-    with asking(judge):
+    with asking(judge, timeout):
         return await shared_workers.acall(partial(judge.judge, query, timeout=timeout), timeout)
+
+
+def _a_little_less(timeout: float) -> float:
+    """Seconds for each of several judges: they are to end before their caller's own clock strikes.
+    It would cancel them, and a cancelled request tells a breaker nothing."""
+    return timeout - min(_LAST_SECONDS, timeout / 4)
 
 
 def _unrounded(verdict: Verdict) -> float:
@@ -266,7 +276,9 @@ def _all_failed(
     message = f"None of {len(tried)} judges gave a verdict ({why}). The last: {last.message}"
     about = _About(hint=last.hint, kind=last.kind, status=last.status, request_id=last.request_id)
     failure: JudgeError
-    if any(error.retryable for error in errors):
+    if all(isinstance(error, NotAsked) for error in errors):
+        failure = NotAsked(message, hint=last.hint, kind=last.kind, retry_after=_soonest(errors))
+    elif any(error.retryable for error in errors):
         failure = JudgeUnavailable(message, retry_after=wait or _soonest(errors), **about)
     else:
         # A judge's own kind of error may be made in another way than ours.
@@ -278,10 +290,10 @@ def _all_failed(
 
 def _soonest(errors: Sequence[JudgeError]) -> float | None:
     """Seconds until one of those that may serve later is to be asked again, where all say so."""
-    retryable = [error for error in errors if error.retryable]
-    waits = [error.retry_after for error in retryable if isinstance(error, JudgeUnavailable)]
+    retryable = [error for error in errors if isinstance(error, JudgeUnavailable | NotAsked)]
+    waits = [error.retry_after for error in retryable]
     asked = [wait for wait in waits if wait is not None]
-    return min(asked) if len(asked) == len(retryable) else None
+    return min(asked) if asked and len(asked) == len(retryable) else None
 
 
 # ── What may stand together ──────────────────────────────────────────────────────────────────────

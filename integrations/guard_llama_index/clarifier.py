@@ -170,16 +170,18 @@ class Clarifier:
             self._slots.release()
 
 
+_HISTORY_CHARACTERS = 4000
+
+
 def asks_back(decision: Decision) -> bool:
     """Whether the user is asked something. An outage's message asks nothing."""
     return not decision.passes and decision.route is Route.CLARIFY and not decision.unmeasured
 
 
 def _in_full(query: Query) -> str:
-    """The question, and what it may refer to, as one text."""
-    return "\n".join(
-        [*(f"({role}, earlier) {text}" for role, text in query.history), query.question]
-    )
+    """The question, and the last of what it may refer to, as one text."""
+    earlier = "\n".join(f"({role}, earlier) {text}" for role, text in query.history)
+    return "\n".join(filter(None, (earlier[-_HISTORY_CHARACTERS:], query.question)))
 
 
 def _reworded(decision: Decision, question: str | None) -> Decision:
