@@ -414,7 +414,7 @@ FILES: dict[str, tuple[str, list[str]]] = {
     ),
     "two people": (
         lines(*MANY, a_row(40, annotator="anna"), a_row(40, annotator="ben")),
-        ["line 42", "labelled twice, by anna and by ben", "line 41", "--agreement"],
+        ["line 42", "labelled twice, by 'anna' and by 'ben'", "line 41", "--agreement"],
     ),
 }
 
