@@ -13,7 +13,7 @@ from typing import Literal, Protocol, cast, get_args, runtime_checkable
 
 from guard.attacks import HELD_OUT, Case, Suite
 from guard.bootstrap import exact
-from guard.cache import MemoryCache, cache_key
+from guard.cache import MemoryCache
 from guard.dataset import Dataset, Row
 from guard.decision import Route
 from guard.errors import ConfigError
@@ -339,7 +339,8 @@ def _deployed(gate: Gate, whole: _Side, ask: Ask) -> _Side:
             judgements[row.id] = replace(known[rest.query], id=row.id)
     if decided:
         again = _altered(gate, leave_out=True, cache=_cache(gate, known))
-        judgements |= {one.id: one for one in survey(again, Dataset.of(decided), workers=1)}
+        found = survey(again, Dataset.of(decided), workers=1, leave_out_suspects=True)
+        judgements |= {one.id: one for one in found}
     return _Side(gate, whole.dataset, list(judgements.values()))
 
 
@@ -357,7 +358,7 @@ def _cache(gate: Gate, known: Mapping[Query, Judgement]) -> MemoryCache:
     cache = MemoryCache(len(known))
     for query, judgement in known.items():
         if judgement.verdict is not None:
-            cache.put(cache_key(gate.judge.fingerprint, query), judgement.verdict)
+            cache.put(gate.key_of(query), judgement.verdict)
     return cache
 
 

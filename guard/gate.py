@@ -455,7 +455,7 @@ class Gate:
         """The verdict, and whether it was in the cache."""
         if (cache := self.cache) is None:
             return self._verdict(asked), False
-        key = self._key(asked.query)
+        key = self.key_of(asked.query)
         if (kept := cache.get(key)) is not None:
             return kept, True
         verdict = self._verdict(asked)
@@ -463,7 +463,7 @@ class Gate:
             cache.put(key, verdict)
         return verdict, False
 
-    def _key(self, query: Query) -> str:
+    def key_of(self, query: Query) -> str:
         """What a verdict is kept under; into how many windows contexts go changes it as well."""
         return cache_key(f"{self.judge.fingerprint} {self.windows.at_most}", query)
 
@@ -487,7 +487,7 @@ class Gate:
     async def _afound(self, asked: _Asked) -> tuple[Verdict, bool]:
         if (cache := self.cache) is None:
             return await self._averdict(asked), False
-        key = self._key(asked.query)
+        key = self.key_of(asked.query)
         kept = await _through(cache, partial(cache.get, key), asked.seconds_left)
         if kept is not None:
             return kept, True

@@ -76,6 +76,7 @@ def survey(
     progress: Progress | None = None,
     retry_unmeasured: bool = False,
     starting: Callable[[Sequence[Row]], object] | None = None,
+    leave_out_suspects: bool = False,
 ) -> list[Judgement]:
     """Asks the gate's judge about every row, in the data set's order.
 
@@ -96,6 +97,9 @@ def survey(
         retry_unmeasured: whether all rows that the file holds as not measured are asked again;
             else only those that failed for a reason of `PASSING`.
         starting: called with the rows that will be asked, before the first one is.
+        leave_out_suspects: whether the gate may judge again without passages that speak to the
+            judge, as its policy says; such verdicts are for its thresholds alone. Else a verdict is
+            one of all passages, and serves any.
 
     Raises:
         ConfigError: the file cannot be read or written, is something else, is another judge's, or
@@ -105,9 +109,10 @@ def survey(
     """
     require_number("workers", workers, 1, MAX_WORKERS, whole=True)
     # Rows are no queries of users: no audit is to hold them.
-    # Nor is one turned away; and a verdict is one of all its passages, whatever the thresholds.
-    whole = replace(gate.policy, leave_out_suspects=False)
-    gate = gate.unobserved().with_limit(Limit(workers)).with_policy(whole)
+    # Nor is one turned away.
+    gate = gate.unobserved().with_limit(Limit(workers))
+    if not leave_out_suspects:
+        gate = gate.with_policy(replace(gate.policy, leave_out_suspects=False))
     kept = _Kept() if path is None else _opened(Path(path), gate.judge.fingerprint, dataset)
     try:
         again = UNMEASURED_KINDS if retry_unmeasured else PASSING
