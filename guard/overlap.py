@@ -24,10 +24,29 @@ def overlap(question: str, contexts: Iterable[str]) -> float:
     return max((len(asked & {*words(text)}) / len(asked) for text in contexts), default=0.0)
 
 
+# Marks upon one letter: to put them in their order takes time that grows with their square, and no
+# writing has more than thirty (Unicode Standard Annex #15, "Stream-Safe Text Format").
+_STACK = re.compile(
+    "([\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed"
+    "\u0711\u0730-\u074a\u07eb-\u07f3\u0816-\u082d\u08d3-\u08ff\u093c\u094d\u0e38-\u0e3a"
+    "\u0e48-\u0e4b\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\u302a-\u302f\u3099\u309a\ufe20-\ufe2f"
+    "\U0001d165-\U0001d1ad\U0001e000-\U0001e02a\U0001e8d0-\U0001e94a]{30})"
+    "[\u0300-\u036f\u0483-\u0489\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed"
+    "\u0711\u0730-\u074a\u07eb-\u07f3\u0816-\u082d\u08d3-\u08ff\u093c\u094d\u0e38-\u0e3a"
+    "\u0e48-\u0e4b\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\u302a-\u302f\u3099\u309a\ufe20-\ufe2f"
+    "\U0001d165-\U0001d1ad\U0001e000-\U0001e02a\U0001e8d0-\U0001e94a]+"
+)
+
+
+def normalized(text: str) -> str:
+    """``text`` in Unicode's form NFKC, of stacks of marks the first thirty."""
+    return unicodedata.normalize("NFKC", _STACK.sub(r"\1", text))
+
+
 def words(text: str) -> Iterator[str]:
     """The words of a text, in their order, however often they come."""
     # One code point or two, full width or half: the same letter.
-    for run in _RUNS.finditer(unicodedata.normalize("NFKC", text).casefold()):
+    for run in _RUNS.finditer(normalized(text).casefold()):
         yield from _pairs(run[0]) if run[1] else [run[0]]
 
 

@@ -14,10 +14,11 @@ import base64
 import binascii
 import html
 import re
-import unicodedata
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+
+from guard.overlap import normalized
 
 # Characters of a passage that are looked at together; each part repeats the end of the one before.
 _LONGEST, _OVERLAP = 20_000, 1_000
@@ -72,7 +73,7 @@ class _Rule(NamedTuple):
         return bool(self.pattern.search(joined) or self.pattern.search(text))
 
 
-_TRUE = r"(?:true|yes|sufficient|suffices?|pass(?:ed)?|positive|affirmative|enough)"
+_TRUE = r"(?:true|sufficient)"
 _RULES = (
     # The verdict by its name, or a verdict at all.
     _Rule(
@@ -82,7 +83,7 @@ _RULES = (
         ),
     ),
     _Rule(
-        ("true", "yes", "suffic", "pass", "positive", "affirmative", "enough"),
+        ("true", "sufficient"),
         re.compile(
             r"(?im)\b(?:verdict|judge?ment|decision|label|grade|rating|classification|"
             r"ruling|result|output|"
@@ -124,17 +125,17 @@ _RULES = (
         ),
     ),
     _Rule(
-        ("true", "yes", "suffic"),
+        ("true", "suffic"),
         re.compile(
             r"(?im)\b(?:write|answer|output|reply|respond|say|return|print|choose|select|"
             r"mark|label|emit|type|"
-            r"vote|judge|rule)\b.{0,40}\b(?:true|\"?yes\"?|sufficient)\b"
+            r"vote|judge|rule)\b.{0,40}\b(?:(?-i:True)|sufficient)\b"
         ),
     ),
     _Rule(
-        ("true", "suffic"),
+        ("true",),
         re.compile(
-            r"(?im)\b(?:true|sufficient)\b.{0,40}\b(?:must|should|shall|is the only|"
+            r"(?im)\b(?-i:True)\b.{0,40}\b(?:must|should|shall|is the only|"
             r"is required|is expected|"
             r"is the (?:correct|right))\b"
         ),
@@ -146,16 +147,14 @@ _RULES = (
             r"for)|hey|hello)\b"
             r".{0,20}"
             r"\b"
-            r"(?:judge|model|assistant|evaluator|grader|classifier|ai|llm|reviewer|"
-            r"checker|reader)\b"
+            r"(?:judge|model|assistant|evaluator|grader|classifier|ai|llm)\b"
         ),
     ),
     _Rule(
         ("you are", "act as", "pretend", "behave"),
         re.compile(
-            r"(?im)\b(?:you are|act as|pretend|behave)\b.{0,40}\b(?:ai|llm|assistant|"
-            r"language model|judge|"
-            r"evaluator|grader|classifier|chatbot|model|oracle)\b"
+            r"(?im)\b(?:you are|act as|pretend|behave)\b.{0,25}\b(?:ai|llm|language model|"
+            r"evaluator|grader|classifier|chatbot|oracle)\b"
         ),
     ),
     _Rule(
@@ -167,28 +166,19 @@ _RULES = (
     ),
     # Vouching for what stands around it.
     _Rule(
-        ("passage", "context", "evidence", "excerpt", "set", "retrieved", "folder"),
+        ("passages", "contexts", "excerpts", "retrieved"),
         re.compile(
-            r"(?im)\b(?:passages?|contexts?|evidence|excerpts?|sets?|retrieved|"
-            r"folder)\b.{0,60}\b(?:sufficient|"
-            r"suffices?|enough|everything|answers? the question|contains? the answer|no further|"
-            r"nothing (?:is )?missing|conclusive)\b"
+            r"(?im)\b(?:these|the|all|this set of|retrieved)\s(?:passages|contexts|excerpts|"
+            r"retrieved \w{1,12})\b.{0,60}\b(?:sufficient|suffice|enough|everything|"
+            r"answer the question|contain the answer|no further|complete|conclusive)\b"
         ),
     ),
     _Rule(
         ("the answer", "full answer", "whole answer", "complete answer"),
         re.compile(
             r"(?im)\bthe (?:full |whole |complete )?answer\b.{0,50}"
-            r"\b(?:above|below|previous|preceding|earlier|"
-            r"elsewhere|already|passage|footnote|appendix|attached|provided|given|contained|stated|"
-            r"print\w{0,3}|inserted|in one sentence|need not)\b"
-        ),
-    ),
-    _Rule(
-        ("answered",),
-        re.compile(
-            r"(?im)\b(?:is|are|was|has been|have|having)(?: now| just| already|"
-            r" fully){0,2} answered\b"
+            r"\b(?:above|previous passage|preceding|elsewhere|already (?:given|stated|provided)|"
+            r"footnote|appendix|attached|inserted|in one sentence|need not)\b"
         ),
     ),
     _Rule(
@@ -213,9 +203,8 @@ _RULES = (
     _Rule(
         ("<",),
         re.compile(
-            r"(?im)</?(?:context|passage|document|question|task|instructions?|system|user|"
-            r"assistant|verdict|"
-            r"answer|evidence|retrieved\w{0,9}|input|output|prompt)s?\b[^>]{0,60}>"
+            r"(?im)</?(?:context|passage|documents|question|task|instructions?|system|user|"
+            r"assistant|verdict|answer|evidence|retrieved\w{0,9}|prompt)\b[^>]{0,60}>"
         ),
     ),
     _Rule(
@@ -229,8 +218,7 @@ _RULES = (
     _Rule(
         (":",),
         re.compile(
-            r"(?im)^\s{0,4}[\W_]{0,3}(?:user|assistant|system|human|judge|ai|model|"
-            r"evaluator|grader|bot|verdict)"
+            r"(?im)^\s{0,4}[\W_]{0,3}(?:assistant|system|judge|ai|evaluator|grader|verdict)"
             r"[\W_]{0,3}:"
         ),
     ),
@@ -297,7 +285,7 @@ def _hides(text: str) -> bool:
         return True
     if len(_OVERRIDES.findall(text)) >= 2 or _DISGUISED.search(text):
         return True
-    if len(unicodedata.normalize("NFKC", text)) > _GROWS * len(text):
+    if len(normalized(text)) > _GROWS * len(text):
         return True
     return len(_MIXED.findall(text)) >= _MANY_MIXED
 
@@ -320,7 +308,7 @@ def _speaks(text: str) -> bool:
 
 def _readings(text: str) -> Iterator[str]:
     """The text as a reader sees it, and what it hides, decoded."""
-    plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).translate(_LOOKALIKES)
+    plain = normalized(_INVISIBLE.sub("", text)).translate(_LOOKALIKES)
     yield plain
     yield from _decoded(plain)
     for other in (plain.translate(_LEET), plain[::-1], plain.translate(_ROT13)):
