@@ -89,10 +89,10 @@ class _Asked:
         if isinstance(error, NotAsked):
             self.attempts -= 1
             self.breaker = "open" if self.breaker else None
-        elif not error.answered and not isinstance(error, JudgeUnavailable):
-            self.attempts -= 1  # Nothing was sent.
         elif isinstance(error, JudgeUnavailable):
             self.failure = error
+        elif not error.answered:
+            self.attempts -= 1  # Nothing was sent.
         self.left.extend(error.tried)
 
     def cause(self, error: NotAsked) -> JudgeError:

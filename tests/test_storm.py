@@ -17,6 +17,7 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tracemalloc
@@ -777,6 +778,29 @@ def test_a_decision_is_told_to_all_although_its_task_is_cancelled() -> None:
     while not all(each.heard for each in listeners) and time.monotonic() < end:
         time.sleep(0.005)
     assert [each.heard for each in listeners] == [1, 1, 1, 1]
+
+
+def test_a_busy_application_delays_no_decision() -> None:
+    """Where all threads of the loop's executor are taken, caches and observers have others."""
+    over, listener = threading.Event(), Listener(threading.Event())
+    assert listener.until is not None
+    listener.until.set()
+
+    async def decided() -> Decision:
+        loop = asyncio.get_running_loop()
+        busy = [loop.run_in_executor(None, over.wait, 30) for _ in range(64)]
+        try:
+            return await asyncio.wait_for(gate.acheck("Is it told?", ["It is."]), 5)
+        finally:
+            over.set()
+            await asyncio.gather(*busy)
+
+    with tempfile.TemporaryDirectory() as folder:
+        cache = SqliteCache(Path(folder) / "cache")
+        gate = Gate(ScriptedJudge(0.9), cache=cache, observers=[listener])
+        assert asyncio.run(decided()).measured
+        cache.close()
+    assert listener.heard == 1
 
 
 # ── What stays of the last failure ───────────────────────────────────────────────────────────────
