@@ -141,14 +141,12 @@ class Breaker:
             if not is_probe and not (is_closed and self._failed >= self.failures):
                 return
             # In words: the error itself would keep its traceback, and so a query, alive.
-            self._probe, self._last = None, _in_words(error, self._failed)
+            self._probe, self._last = None, (told := _in_words(error, self._failed))
             # Twice as long as the last time, where it was a probe that failed.
             self._pause = min(self.longest, self._pause * 2) if is_probe else self.seconds
             pause = min(self.longest, max(self._pause, error.retry_after or 0.0))
             self._until = time.monotonic() + pause
-        logger.warning(
-            "%s is not asked for %.3g s: %s", self.name, pause, _in_words(error, self._failed)
-        )
+        logger.warning("%s is not asked for %.3g s: %s", self.name, pause, told)
 
     def _note_answer(self, pass_: "_Pass") -> None:
         with self._lock:

@@ -41,7 +41,7 @@ def test_a_key_in_place_of_a_name_is_not_kept(
     wire: Callable[[Script], WireServer], name: str
 ) -> None:
     """What an endpoint calls its model stands in records; a key that it repeats does not."""
-    key = "sk-proj-CANARY0123456789abcdef"
+    key = "sk-proj-CANARY/0123456789abcdef"
     body = {**verdict(-0.1, -3.0), name: f"m {key}"}
     server = wire([Answer(body), Answer({"error": {"code": key}})])
     with OpenAI(base_url=server.url, api_key=key) as client:

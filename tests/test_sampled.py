@@ -766,8 +766,8 @@ def test_the_deadline_is_kept_when_all_hang(wire: Wire, sampled: MakeJudge, answ
 
 
 def test_blocking_calls_left_behind_are_counted_until_they_end(wire: Wire) -> None:
-    """A body that drips outlives the deadline, on threads that are counted."""
-    drip = Answer({"no": "completion"}, drip=0.05)  # A second in all.
+    """Headers that drip outlive the deadline, on threads that are counted."""
+    drip = Answer({"no": "completion"}, slow_head=0.05)  # A second in all.
     server = wire(after(3, drip))
     with OpenAI(base_url=server.url, api_key=KEY) as client:
         judge = SampledJudge(client, model="wire-model", samples=3)

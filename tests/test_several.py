@@ -439,8 +439,8 @@ def test_each_link_gets_its_share_of_time(wire: Wire, chat: Make, ask: Ask) -> N
 
 
 def test_a_blocking_call_left_behind_does_not_hold_up_the_next(wire: Wire, ask: Ask) -> None:
-    """Its body drips on, counted, while the second judge answers."""
-    drip = wire(Answer({"no": "completion"}, drip=0.06))  # 1.2 s in all.
+    """Its headers drip on, counted, while the second judge answers."""
+    drip = wire(Answer({"no": "completion"}, slow_head=0.06))  # 1.2 s in all.
     with (
         OpenAI(base_url=drip.url, api_key="k") as slow,
         OpenAI(base_url=wire(OK).url, api_key="k") as quick,

@@ -25,7 +25,7 @@ from guard.errors import (
     before_asking,
     out_of_time,
 )
-from guard.judges.endpoint import account_of
+from guard.judges.endpoint import account_of, own_headers
 from guard.judges.failures import broken_off, not_json, unsendable
 from guard.loop import shared_loop
 from guard.worker import fan_out_workers
@@ -158,14 +158,8 @@ class ClientConnection(Connection):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Its key, and what its headers say apart from what the SDK itself writes there."""
-        headers = self.given.default_headers.items()
-        own = [
-            value
-            for name, value in headers
-            if isinstance(value, str) and not name.startswith(("X-Stainless", "User-Agent"))
-        ]
-        words = (word for text in [self.given.api_key, *own] for word in text.split())
-        return tuple({word for word in words if len(word) >= 8 and "/" not in word})
+        texts = [self.given.api_key, *own_headers(self.given).values()]
+        return tuple({word for text in texts for word in text.split() if len(word) >= 8})
 
     def breaker_for(self, model: str, failures: int, seconds: float) -> Breaker:
         """The breaker that all of this process share who ask there with the same key."""

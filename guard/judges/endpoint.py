@@ -58,6 +58,9 @@ class Endpoint:
             )
 
 
+_OF_THE_SDK = ("X-Stainless", "User-Agent", "Accept", "Content-Type")
+
+
 @lru_cache(maxsize=1024)
 def endpoint_for(
     base_url: str, model: str, family: str | None = None, account: str = ""
@@ -66,16 +69,20 @@ def endpoint_for(
     return Endpoint(first_guess(base_url, model, family))
 
 
+def own_headers(client: "OpenAI | AsyncOpenAI") -> dict[str, str]:
+    """The headers of a client without those by which the SDK tells what it is and speaks."""
+    return {
+        name: value
+        for name, value in client.default_headers.items()
+        if isinstance(value, str) and not name.startswith(_OF_THE_SDK)
+    }
+
+
 def account_of(client: "OpenAI | AsyncOpenAI", extra_body: Mapping[str, Json]) -> str:
     """Who asks, and with which fields of their own, as a hash: no key is kept.
 
     What one tenant's key may not do, or one caller's fields bring about, says nothing of another's.
     """
-    # Behind a gateway the tenant's key is a header; these two headers tell only the kind of client.
-    headers = {
-        name: value
-        for name, value in client.default_headers.items()
-        if isinstance(value, str) and not name.startswith(("X-Stainless", "User-Agent"))
-    }
-    parts = [client.api_key, headers, dict(client.default_query), dict(extra_body)]
+    # Behind a gateway the tenant's key is a header.
+    parts = [client.api_key, own_headers(client), dict(client.default_query), dict(extra_body)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
