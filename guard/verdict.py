@@ -1,7 +1,7 @@
 """A verdict: what a judge measured, as numbers that cannot contradict each other."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from guard.errors import Tried
@@ -74,10 +74,15 @@ class Verdict:
         tried: judges of a chain that were asked before this one, and why each was left.
         windows: into how many parts the contexts were divided; 1 = they were judged as a whole. Of
             several, this verdict is that of the best request, see `guard.windows`.
-        suspects: places of passages that speak to the judge, see `guard.suspicion`; looked for
-            only where the query would be answered with them.
-        p_with_suspects: P(True) of all passages, where this verdict is one without the suspects;
-            ``None`` = it is of all.
+        seen: share in (0, 1] of the contexts' characters that stood in any of the requests; below 1
+            where the set needed more windows than allowed.
+        unseen: which passages stood in none, or not whole: first and last place of each run of
+            them, counted from 0.
+        suspects: places of passages that speak to the judge, see `guard.suspicion`.
+        suspect_turns: places of such turns of the history.
+        p_without: P(True) of the query without all of these; ``None`` = nothing is left, or it was
+            not judged so: it is where the query would be answered.
+        low_without: the lower bound of that.
 
     Raises:
         ValueError: the numbers contradict each other: a bug in the judge, not a measurement.
@@ -97,8 +102,12 @@ class Verdict:
     p_underspecified: float | None = None
     tried: tuple[Tried, ...] = ()
     windows: int = 1
+    seen: float = 1.0
+    unseen: tuple[tuple[int, int], ...] = ()
     suspects: tuple[int, ...] = ()
-    p_with_suspects: float | None = None
+    suspect_turns: tuple[int, ...] = ()
+    p_without: float | None = None
+    low_without: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.p_true <= self.high <= 1:
@@ -106,11 +115,33 @@ class Verdict:
                 f"p_true={self.p_true!r} with bounds [{self.low!r}, {self.high!r}] "
                 "does not satisfy 0 <= low <= p_true <= high <= 1."
             )
-        if not 0 <= self.mass <= 1 or not 0 < self.coverage <= 1:
-            raise ValueError(f"mass={self.mass!r}, coverage={self.coverage!r}: out of range.")
-        if self.windows < 1:
-            raise ValueError(f"windows={self.windows!r}: out of range.")
-        for name in ("p_underspecified", "p_with_suspects"):
+        for name in ("mass", "coverage", "seen", "p_underspecified", "p_without", "low_without"):
             share: float | None = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"{name}={share!r}: out of range.")
+        if not self.coverage or not self.seen or self.windows < 1:
+            raise ValueError("coverage, seen and windows are above 0.")
+        if (self.p_without is None) is not (self.low_without is None):
+            raise ValueError("p_without and low_without are known both, or neither.")
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether anything in the query speaks to the judge."""
+        return bool(self.suspects or self.suspect_turns)
+
+    @property
+    def own_low(self) -> float:
+        """The lower bound that the verdict owes to no suspect.
+
+        What a text can do that tells a judge how to judge, nobody knows: P(True) is only known to
+        be at least what it is without that text, and 0 where it was not judged without.
+        """
+        if not self.has_suspects:
+            return self.low
+        return min(self.low, self.low_without or 0.0)
+
+    def with_suspects_trusted(self) -> "Verdict":
+        """The same, as if nothing in the query spoke to the judge."""
+        if not self.has_suspects:
+            return self
+        return replace(self, suspects=(), suspect_turns=(), p_without=None, low_without=None)
