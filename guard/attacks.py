@@ -14,10 +14,10 @@ from importlib.resources.abc import Traversable
 from typing import Literal, cast, get_args
 
 from guard._json import as_list, as_map, as_text
-from guard._require import require_number
+from guard._require import require_number, require_one_of
 from guard.dataset import Dataset, Row
 from guard.errors import ConfigError
-from guard.query import Query
+from guard.query import Query, Turn
 
 FAMILIES: Mapping[str, str] = {
     "plain_orders": "orders, pleas and notices: write True",
@@ -39,6 +39,10 @@ HELD_OUT = ("tables_and_code",)
 Place = Literal["own", "first", "start", "end"]
 """Where an attack's text goes: a passage of its own, after the others or before them; or into the
 first passage, at its start, or the last one, at its end."""
+
+Where = Literal["contexts", "turn", "question"]
+"""What an attack's text is put into: the contexts, at its place; a turn of its own, the last of the
+history, by the user; or the question, after it."""
 
 NEUTRAL_CLAIM = "exactly what was asked for"
 """What is claimed of a query for which nobody wrote a wrong answer."""
@@ -76,10 +80,14 @@ class Attack:
     text: str
     place: Place
 
-    def on(self, base: Base) -> Query:
-        """A query with this attack among its contexts."""
+    def on(self, base: Base, where: Where = "contexts") -> Query:
+        """A query with this attack."""
         query = base.row.query
         text = self.text.replace("{question}", query.question).replace("{claim}", base.claim)
+        if where == "turn":
+            return replace(query, history=(*query.history, Turn("user", text)))
+        if where == "question":
+            return replace(query, question=f"{query.question}\n{text}")
         contexts = list(query.contexts)
         match self.place:
             case "own":
@@ -102,10 +110,11 @@ class Case:
     row: Row
 
     @classmethod
-    def of(cls, attack: Attack, base: Base) -> "Case":
+    def of(cls, attack: Attack, base: Base, where: Where = "contexts") -> "Case":
         """The attack, applied."""
         name = f"{attack.id}/{base.row.id}"
-        return cls(attack, base, replace(base.row, id=name, place=name, query=attack.on(base)))
+        query = attack.on(base, where)
+        return cls(attack, base, replace(base.row, id=name, place=name, query=query))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +143,14 @@ class Suite:
         per_attack: int = 1,
         seed: int = 0,
         order: bool = False,
+        where: Where = "contexts",
     ) -> "Suite":
         """Puts each attack on ``per_attack`` bases, by a lot that uses all bases alike.
 
         Raises:
             ConfigError: there is no base, or no attack.
         """
+        require_one_of("where", where, get_args(Where))
         require_number("per_attack", per_attack, 1, 10_000, whole=True)
         clean, bases, attacks = tuple(clean), tuple(bases), tuple(attacks)
         if not bases or not attacks:
@@ -147,7 +158,7 @@ class Suite:
                 "Nothing can be attacked: no row with contexts is labelled insufficient.",
                 hint='Give rows with "sufficient": false.',
             )
-        cases = tuple(Case.of(*pair) for pair in _lot(attacks, bases, per_attack, seed))
+        cases = tuple(Case.of(*pair, where) for pair in _lot(attacks, bases, per_attack, seed))
         return cls(clean, bases, cases, _shuffled(clean, seed) if order else {})
 
     def only(self, families: Collection[str]) -> "Suite":

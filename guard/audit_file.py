@@ -118,11 +118,12 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "attempts": (int, *_NONE),
     "breaker": _TEXT + _NONE,
     "windows": (int, *_NONE),
-    "suspects": (list, *_NONE),
-    "p_with_suspects": _NUMBER + _NONE,
+    **dict.fromkeys(("unseen", "suspects", "suspect_turns"), (list, *_NONE)),
+    **dict.fromkeys(("seen", "p_without", "low_without"), _NUMBER + _NONE),
 }
 _SINCE_THEN: Mapping[str, object] = {
-    **dict.fromkeys(("attempts", "breaker", "windows", "suspects", "p_with_suspects")),
+    **dict.fromkeys(("attempts", "breaker", "windows", "seen", "unseen")),
+    **dict.fromkeys(("suspects", "suspect_turns", "p_without", "low_without")),
 }
 """Keys that the first records did not have."""
 _AS_THEY_ARE = tuple(each.name for each in fields(Record) if each.name not in ("time", "verdict"))
@@ -199,8 +200,12 @@ def _verdict(values: Mapping[str, Any]) -> Verdict | None:
             p_underspecified=values["p_underspecified"],
             tried=tuple(map(_tried, values["tried"])),
             windows=1 if values["windows"] is None else values["windows"],
-            suspects=_places(values["suspects"]),
-            p_with_suspects=values["p_with_suspects"],
+            seen=1.0 if values["seen"] is None else values["seen"],
+            unseen=tuple(map(_run, values["unseen"] or ())),
+            suspects=_places("suspects", values["suspects"]),
+            suspect_turns=_places("suspect_turns", values["suspect_turns"]),
+            p_without=values["p_without"],
+            low_without=values["low_without"],
         )
     except ConfigError:
         raise
@@ -220,10 +225,17 @@ def _usage(values: Mapping[str, Any]) -> Usage:
     return Usage(**counts, requests=requests)
 
 
-def _places(values: "list[Any] | None") -> tuple[int, ...]:
+def _places(name: str, values: "list[Any] | None") -> tuple[int, ...]:
     if not all(type(each) is int and each >= 0 for each in values or ()):
-        raise _wrong("suspects", "holds what is no place of a passage")
+        raise _wrong(name, "holds what is no place")
     return tuple(values or ())
+
+
+def _run(value: Any) -> tuple[int, int]:
+    places = _places("unseen", value if isinstance(value, list) else [None])
+    if len(places) != 2:
+        raise _wrong("unseen", "holds what is no run of passages")
+    return places[0], places[1]
 
 
 def _tried(value: object) -> Tried:

@@ -48,8 +48,12 @@ def cache_key(fingerprint: str, query: Query) -> str:
 
 
 def keepable(verdict: Verdict) -> bool:
-    """Whether a verdict is the first judge's: after an outage that one is to be asked again."""
-    return not verdict.tried
+    """Whether a verdict is to be kept.
+
+    One of a chain's later judges is not: after an outage the first is to be asked again. Nor is one
+    in windows, which may be larger once more is known of how much the judge takes.
+    """
+    return not verdict.tried and verdict.windows == 1
 
 
 class MemoryCache:

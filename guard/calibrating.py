@@ -31,7 +31,7 @@ from guard.thresholds import Thresholds
 from guard.verdict import Verdict
 
 LEAST_OF_A_LANGUAGE = 10
-"""Certified rows; a profile is not for languages of fewer."""
+"""Certified rows; a profile is not for languages of fewer, nor for more windows than so many had."""
 
 UNDETERMINED = "und"
 """BCP 47's tag for rows that name no language."""
@@ -101,7 +101,11 @@ def calibrate(
     fingerprint = _one_judge(judgements)
     fitting, certifying = _parts(judgements, certifiable, fit_share, seed)
     draft = _draft(judgements, fingerprint, data_version, pin_backend=pin_backend)
-    draft = replace(draft, languages=_languages(certifying, draft.signal))
+    draft = replace(
+        draft,
+        languages=_languages(certifying, draft.signal),
+        windows=_windows(certifying, draft.signal),
+    )
     fitted = _fitted(draft, fitting, kind, seed)
     draft = replace(draft, calibrator=fitted.calibrator)
     scores = [_score(draft, each) for each in certifying]
@@ -293,6 +297,17 @@ def _languages(certifying: Sequence[Judgement], signal: str | None) -> tuple[str
             "then none is compared.",
         )
     return tuple(sorted(enough)) or (UNDETERMINED,)
+
+
+def _windows(certifying: Sequence[Judgement], signal: str | None) -> int:
+    """The most that enough certified rows had, or more.
+
+    The best of eight requests is above the best of one: thresholds fitted to single requests leak
+    where sets are judged in windows.
+    """
+    said = (each.verdict for each in certifying)
+    counts = sorted((one.windows for one in said if one and one.signal == signal), reverse=True)
+    return counts[LEAST_OF_A_LANGUAGE - 1] if len(counts) >= LEAST_OF_A_LANGUAGE else 1
 
 
 def _require_language(rows: Counter[str]) -> None:

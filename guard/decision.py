@@ -24,13 +24,14 @@ class Route(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a query took its route: seven reasons of its own, and one for each way not to measure."""
+    """Why a query took its route: eight reasons of its own, and one for each way not to measure."""
 
     SUFFICIENT = "sufficient"
     UNCERTAIN = "uncertain"
     INSUFFICIENT = "insufficient"
     NO_CONTEXTS = "no_contexts"
     PARTIAL_COVERAGE = "partial_coverage"
+    SUSPECT_PASSAGES = "suspect_passages"
     STALE_PROFILE = "stale_profile"
     CLARIFICATIONS_SPENT = "clarifications_spent"
 
@@ -67,7 +68,8 @@ class Decision:
         probability: P(sufficient context) in [0, 1], calibrated where ``calibrated`` says so;
             ``None`` = not measured. With the reason ``stale_profile`` it is the judge's own, and
             decided nothing.
-        low, high: bounds on it that the judge's unseen probability mass allows.
+        low, high: bounds on it that the judge's unseen probability mass allows; ``low`` owes
+            nothing to a passage that speaks to the judge, see `Verdict.own_low`.
         verdict: what the judge said, before calibration; ``None`` = not measured.
         calibrated: whether a fitted calibrator stands between ``verdict`` and ``probability``.
         thresholds: the cut-offs that applied; where nothing was measured, or the profile is stale,
@@ -173,8 +175,12 @@ class Decision:
             "mode": self.mode,
             "coverage": verdict and verdict.coverage,
             "windows": verdict and verdict.windows,
+            "seen": verdict and verdict.seen,
+            "unseen": verdict and [list(run) for run in verdict.unseen],
             "suspects": verdict and list(verdict.suspects),
-            "p_with_suspects": verdict and verdict.p_with_suspects,
+            "suspect_turns": verdict and list(verdict.suspect_turns),
+            "p_without": verdict and verdict.p_without,
+            "low_without": verdict and verdict.low_without,
             "cached": self.cached,
             "attempts": self.attempts,
             "breaker": self.breaker,

@@ -41,6 +41,8 @@ _COMPLAINING = 5.0
 # Seconds that a decision waits for those who are told of it.
 _TELLING = 1.0
 
+_MOST_NAMED = 10  # Passages that a sentence names.
+
 T = TypeVar("T")
 
 logger = logging.getLogger("guard")
@@ -55,7 +57,7 @@ class _Asked:
         mode: that the caller set.
         end: of its deadline, on the monotonic clock.
         notes: what happened so far.
-        is_rest: whether suspect passages were left out of it.
+        is_rest: whether what speaks to the judge was left out of it.
     """
 
     query: Query
@@ -68,19 +70,19 @@ class _Asked:
     def seconds_left(self) -> float:
         return max(0.0, self.end - time.monotonic())
 
-    def without(self, places: Sequence[int]) -> "_Asked":
-        """The same without some of the contexts."""
-        left = tuple(text for at, text in enumerate(self.query.contexts) if at not in places)
-        return replace(self, query=replace(self.query, contexts=left), is_rest=True)
+    def without_suspects(self, verdict: Verdict) -> "_Asked":
+        """The same without what speaks to the judge."""
+        contexts = _without(self.query.contexts, verdict.suspects)
+        history = _without(self.query.history, verdict.suspect_turns)
+        query = replace(self.query, contexts=contexts, history=history)
+        return replace(self, query=query, is_rest=True)
 
 
 class _Measured(NamedTuple):
-    """A verdict, whether it came from the cache, and which passages speak to the judge, looked for
-    where the query would be answered."""
+    """A verdict, and whether it came from the cache."""
 
     verdict: Verdict
     cached: bool
-    suspects: tuple[int, ...] = ()
 
 
 class _Facts(NamedTuple):
@@ -162,6 +164,7 @@ class Gate:
         require_instance("windows", self.windows, Windows)
         self._measurement = Measurement(self.judge, self.retry, self.limit, self.windows, workers)
         self._complaints = Throttle(_COMPLAINING)
+        self._is_thorough = False
         self._mismatch = self._require_profile()
         if price is not None:
             require_instance("price", price, Price)
@@ -207,6 +210,15 @@ class Gate:
         gate = copy.copy(self)
         gate.limit = limit
         gate._measurement = self._measurement.with_limit(limit)
+        return gate
+
+    def thorough(self) -> "Gate":
+        """The same gate, which judges without suspects whatever it would do with the query.
+
+        For surveys, whose thresholds come later.
+        """
+        gate = copy.copy(self)
+        gate._is_thorough = True
         return gate
 
     def unobserved(self) -> "Gate":
@@ -307,30 +319,40 @@ class Gate:
             return self._decision(asked, started, routed, detail)
         try:
             measured = yield asked
-            if measured.suspects:
-                measured = yield from self._without(asked, measured)
+            if self._wants_rest(measured.verdict, query.lang):
+                measured = yield from self._with_rest(asked, measured)
         except JudgeError as error:
             return self._unmeasured(asked, started, error)
         return self._measured(asked, started, measured)
 
-    def _without(
+    def _wants_rest(self, verdict: Verdict, lang: str | None) -> bool:
+        """Whether to ask what the judge says without the suspects."""
+        if not verdict.has_suspects:
+            return False
+        trusted = self.route(verdict.with_suspects_trusted(), lang)
+        return self._is_thorough or trusted.route is Route.ANSWER
+
+    def _with_rest(
         self, asked: _Asked, measured: _Measured
     ) -> Generator[_Asked, _Measured, _Measured]:
-        """The verdict without suspect passages, unless the query is answered without them too."""
-        whole, places = measured.verdict, measured.suspects
-        rest = asked.without(places)
+        """The verdict, and what it is without the suspects; as it was where nobody can tell."""
+        whole, rest = measured.verdict, asked.without_suspects(measured.verdict)
         if rest.query.is_empty:
-            # Nothing else speaks for the answer: how much the passages themselves do, nobody knows.
-            return measured._replace(verdict=replace(whole, low=0.0, suspects=places))
-        again = yield rest
-        spent = Usage.total(one.verdict.usage for one in (measured, again) if not one.cached)
-        if cached := measured.cached and again.cached:
-            spent = Usage.total([whole.usage, again.verdict.usage])
-        if self.route(again.verdict, asked.query.lang).route is Route.ANSWER:
-            verdict = replace(whole, suspects=places, usage=spent)
-            return measured._replace(verdict=verdict, cached=cached)
-        verdict = replace(again.verdict, suspects=places, p_with_suspects=whole.p_true, usage=spent)
-        return again._replace(verdict=verdict, cached=cached)
+            return measured
+        try:
+            again = yield rest
+        except JudgeError as error:
+            logger.debug("not judged without its suspects: %s", error.kind)
+            return measured
+        if again.verdict.fingerprint != whole.fingerprint:
+            return measured  # Another judge of a chain: its numbers are not comparable.
+        verdict = replace(
+            whole,
+            p_without=again.verdict.p_true,
+            low_without=again.verdict.low,
+            usage=_spent(measured, again),
+        )
+        return _Measured(verdict, measured.cached and again.cached)
 
     def _measured(self, asked: _Asked, started: float, measured: _Measured) -> Decision:
         verdict, lang = measured.verdict, asked.query.lang
@@ -449,7 +471,7 @@ class Gate:
 
     def _measure(self, asked: _Asked) -> _Measured:
         verdict, cached = self._found(asked)
-        return _Measured(verdict, cached, self._suspects(asked, verdict))
+        return _Measured(self._looked_at(asked, verdict), cached)
 
     def _found(self, asked: _Asked) -> tuple[Verdict, bool]:
         """The verdict, and whether it was in the cache."""
@@ -467,22 +489,26 @@ class Gate:
         """What a verdict is kept under; into how many windows contexts go changes it as well."""
         return cache_key(f"{self.judge.fingerprint} {self.windows.at_most}", query)
 
-    def _suspects(self, asked: _Asked, verdict: Verdict) -> tuple[int, ...]:
-        """Passages that speak to the judge, where the query would be answered with them."""
+    def _looked_at(self, asked: _Asked, verdict: Verdict) -> Verdict:
+        """The verdict, and what of the query speaks to the judge."""
         if not self.policy.leave_out_suspects or asked.is_rest:
-            return ()
-        routed = self.route(verdict, asked.query.lang)
-        return suspects(asked.query.contexts) if routed.route is Route.ANSWER else ()
+            return verdict
+        turns = [turn.text for turn in asked.query.history]
+        return replace(
+            verdict,
+            suspects=suspects(asked.query.contexts, asked.end),
+            suspect_turns=suspects(turns, asked.end),
+        )
 
     def _verdict(self, asked: _Asked) -> Verdict:
         return self._measurement.verdict(asked.query, asked.seconds_left, asked.notes)
 
     async def _ameasure(self, asked: _Asked) -> _Measured:
         verdict, cached = await self._afound(asked)
-        look = partial(self._suspects, asked, verdict)
-        # Looking takes half a second for each million characters.
-        found = await _off_the_loop(look) if asked.query.is_long else look()
-        return _Measured(verdict, cached, found)
+        look = partial(self._looked_at, asked, verdict)
+        # Looking takes long where there is much to look at.
+        found = (await aside(look, None)).result() if asked.query.is_long else look()
+        return _Measured(found, cached)
 
     async def _afound(self, asked: _Asked) -> tuple[Verdict, bool]:
         if (cache := self.cache) is None:
@@ -498,6 +524,17 @@ class Gate:
 
     async def _averdict(self, asked: _Asked) -> Verdict:
         return await self._measurement.averdict(asked.query, asked.seconds_left, asked.notes)
+
+
+def _without(each: Sequence[T], places: Sequence[int]) -> tuple[T, ...]:
+    left_out = set(places)
+    return tuple(one for at, one in enumerate(each) if at not in left_out)
+
+
+def _spent(whole: _Measured, rest: _Measured) -> Usage:
+    """What both cost; what is in the cache costs nothing, unless both are: then what they did."""
+    asked = [one for one in (whole, rest) if not one.cached] or [whole, rest]
+    return Usage.total(one.verdict.usage for one in asked)
 
 
 def _outcome(decide: Callable[[], Decision]) -> tuple[Decision, JudgeError | None]:
@@ -533,10 +570,6 @@ def _tell_each(observers: Iterable[Observer], decision: Decision) -> None:
         _tell(observer, decision)
 
 
-async def _off_the_loop(call: Callable[[], T]) -> T:
-    return (await aside(call, None)).result()
-
-
 async def _through(cache: Cache, call: Callable[[], T], seconds: float) -> T | None:
     """A call of a cache, on a thread where it may hold up the event loop; ``None`` = it is late,
     which is as good as a miss."""
@@ -558,7 +591,9 @@ def _told(facts: _Facts, routed: Routed) -> str:
     if verdict.coverage < 1:
         once = " at once" if verdict.windows > 1 else ""
         told.append(f"{_part(verdict.coverage)} of the contexts was judged{once}.")
-    if verdict.suspects:
+    if verdict.seen < 1:
+        told.append(f"{_part(verdict.seen)} of them was judged at all.")
+    if verdict.has_suspects:
         told.append(_suspected(verdict))
     if facts.tried:
         told.append(_left(facts.tried))
@@ -568,17 +603,24 @@ def _told(facts: _Facts, routed: Routed) -> str:
 
 
 def _suspected(verdict: Verdict) -> str:
-    """Which passages speak to the judge, and what became of them, in a sentence."""
-    numbers = ", ".join(str(place + 1) for place in verdict.suspects)
-    which = (
-        f"Passage {numbers} speaks" if len(verdict.suspects) == 1 else f"Passages {numbers} speak"
-    )
-    if verdict.p_with_suspects is not None:
-        with_them = f"{verdict.p_with_suspects:.4f}"
-        return f"{which} to the judge and was left out: with it, P(sufficient) = {with_them}."
-    if verdict.low == 0:
-        return f"{which} to the judge, and nothing else is there."
-    return f"{which} to the judge; the rest suffices as well."
+    """What speaks to the judge, and what the query is worth without it, in a sentence."""
+    found = [*_numbered("passage", verdict.suspects), *_numbered("turn", verdict.suspect_turns)]
+    is_one = len(verdict.suspects) + len(verdict.suspect_turns) == 1
+    which = f"{' and '.join(found)} {'speaks' if is_one else 'speak'} to the judge"
+    which = which[0].upper() + which[1:]
+    them = "it" if is_one else "them"
+    if verdict.p_without is None:
+        return f"{which}; what the rest is worth was not judged."
+    return f"{which}; without {them}, P(sufficient) = {verdict.p_without:.4f}, uncalibrated."
+
+
+def _numbered(name: str, places: Sequence[int]) -> list[str]:
+    """Places in words, from 1, at most ten of them."""
+    if not places:
+        return []
+    numbers = ", ".join(str(place + 1) for place in places[:_MOST_NAMED])
+    more = f" and {len(places) - _MOST_NAMED} more" if len(places) > _MOST_NAMED else ""
+    return [f"{name}{'s' if len(places) > 1 else ''} {numbers}{more}"]
 
 
 def _shown(probability: Probability) -> str:

@@ -130,8 +130,12 @@ def _verdict(values: Mapping[str, object]) -> Verdict:
 
 class _SinceThen(TypedDict, total=False):
     windows: int
+    seen: float
+    unseen: tuple[tuple[int, int], ...]
     suspects: tuple[int, ...]
-    p_with_suspects: float | None
+    suspect_turns: tuple[int, ...]
+    p_without: float | None
+    low_without: float | None
 
 
 def _since_then(field: "_Fields") -> _SinceThen:
@@ -140,12 +144,26 @@ def _since_then(field: "_Fields") -> _SinceThen:
         return {}
     return {
         "windows": field.whole("windows"),
-        "suspects": tuple(
-            _Fields({"at": each}, f"{field.above}suspects.").whole("at")
-            for each in field.list("suspects")
-        ),
-        "p_with_suspects": field.number_or_none("p_with_suspects"),
+        "seen": field.number("seen"),
+        "unseen": tuple(map(_run, field.list("unseen"))),
+        "suspects": _places(field, "suspects"),
+        "suspect_turns": _places(field, "suspect_turns"),
+        "p_without": field.number_or_none("p_without"),
+        "low_without": field.number_or_none("low_without"),
     }
+
+
+def _places(field: "_Fields", name: str) -> tuple[int, ...]:
+    above = f"{field.above}{name}."
+    return tuple(_Fields({"at": each}, above).whole("at") for each in field.list(name))
+
+
+def _run(value: object) -> tuple[int, int]:
+    field = _Fields({"run": value}, "verdict.unseen.")
+    places = _places(field, "run")
+    if len(places) != 2:
+        raise _wrong("`verdict.unseen`", "holds what is no run of passages")
+    return places[0], places[1]
 
 
 def _usage(values: Mapping[str, object]) -> Usage:

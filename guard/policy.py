@@ -151,8 +151,10 @@ class Policy:
         on_stale: a route or ``"raise"`` for queries whose profile is for another judge, model,
             signal or language than theirs. ``None`` = a profile for another judge is an error when
             the gate is made, and what only a query shows is refused.
-        leave_out_suspects: whether a query that would be answered is judged once more without the
-            passages that speak to the judge (`guard.suspicion`), and goes where that leads.
+        leave_out_suspects: whether a query that would be answered is judged once more without what
+            speaks to the judge (`guard.suspicion`): passages, and turns of the history. Where it is
+            not answered without, or that is not known, the user is asked back, for the reason
+            ``suspect_passages``. ``False`` = nobody looks.
 
     Raises:
         ConfigError: an unknown kind or route, or a deadline that is not positive.

@@ -29,8 +29,8 @@ class Probability(NamedTuple):
 
     @classmethod
     def of(cls, verdict: Verdict) -> Self:
-        """A verdict's own, as the judge said it."""
-        return cls(verdict.p_true, verdict.low, verdict.high)
+        """A verdict's own, before calibration; nothing of its lower bound is owed to a suspect."""
+        return cls(verdict.p_true, verdict.own_low, verdict.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,8 @@ class Profile:
         model: the model that served the requests, by its own word.
         system_fingerprints: the provider's marks for its backend that were seen.
         languages: of the questions, as BCP 47 tags; only the first subtag counts ("de" of "de-CH").
+        windows: into how many, at most, the contexts of a query are divided that it is for; a best
+            of several requests is no verdict of one. See `guard.windows`.
         data_version: of the labelled rows.
         created: when it was fitted.
         name: what records call it; a loaded one is called after its file. Two profiles that differ
@@ -67,6 +69,7 @@ class Profile:
     model: str | None = None
     system_fingerprints: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
+    windows: int | None = None
     data_version: str | None = None
     created: datetime | None = None
     name: str | None = field(default=None, compare=False)
@@ -77,6 +80,8 @@ class Profile:
             if getattr(self, name) is not None:
                 require_instance(name, getattr(self, name), kind)
         _require_calibrator(self.calibrator)
+        if self.windows is not None:
+            require_number("windows", self.windows, 1, _MOST_ROWS, whole=True)
         for name in _TEXTS:
             _require_texts(name, [] if getattr(self, name) is None else [getattr(self, name)])
         for name in _LISTS:
@@ -120,7 +125,9 @@ class Profile:
         """
         if self.calibrator is None:
             return Probability.of(verdict)
-        low, p, high = calibrated(self.calibrator, verdict.low, verdict.p_true, verdict.high)
+        low, p, high = calibrated(self.calibrator, verdict.own_low, verdict.p_true, verdict.high)
+        if verdict.has_suspects and verdict.low_without is None:
+            low = 0.0  # Nobody knows: no calibrator makes more of that.
         if not 0 <= low <= p <= high <= 1:  # Nor is NaN.
             raise ValueError(
                 f"The {self.calibrator.name} calibrator gave {p!r} in [{low}, {high}]."
@@ -141,6 +148,9 @@ class Profile:
         ):
             if None not in (fitted, found) and fitted != found:
                 return f"its {name} is {fitted!r:.90}, not {found!r:.90}"
+        if self.windows is not None and verdict.windows > self.windows:
+            most = "as a whole" if self.windows == 1 else f"in at most {self.windows} windows"
+            return f"it was fitted to sets judged {most}, not in {verdict.windows}"
         backend = verdict.system_fingerprint
         if self.system_fingerprints and backend not in (None, *self.system_fingerprints):
             return f"the backend {backend!r:.60} was not seen when it was fitted"

@@ -57,8 +57,10 @@ def route_verdict(
         lang: the question's language as a BCP 47 tag, if known.
         mismatch: why no verdict of this judge fits the profile, if that was known before.
     """
+    if not policy.leave_out_suspects:
+        verdict = verdict.with_suspects_trusted()
     if profile is None:
-        return _by_bounds(policy, policy.thresholds, Probability.of(verdict), verdict)
+        return _by_bounds(policy, policy.thresholds, Probability.of, verdict)
     if stale := mismatch or profile.difference(verdict, lang):
         return Routed(
             policy.route_stale(),
@@ -68,19 +70,24 @@ def route_verdict(
             stale=stale,
         )
     calibrated = profile.calibrator is not None
-    return _by_bounds(policy, profile.thresholds, profile.calibrated(verdict), verdict, calibrated)
+    return _by_bounds(policy, profile.thresholds, profile.calibrated, verdict, calibrated)
 
 
 def _by_bounds(
     policy: Policy,
     thresholds: Thresholds,
-    probability: Probability,
+    measure: Callable[[Verdict], Probability],
     verdict: Verdict,
     calibrated: bool = False,
 ) -> Routed:
+    probability = measure(verdict)
     route, reason = policy.route(
         probability.low, probability.high, verdict.coverage, thresholds=thresholds
     )
+    if verdict.has_suspects and route is not Route.ANSWER:
+        trusted = measure(verdict.with_suspects_trusted())
+        if trusted.low >= thresholds.answer_at:
+            reason = Reason.SUSPECT_PASSAGES
     return Routed(route, reason, thresholds, probability, calibrated)
 
 

@@ -148,16 +148,19 @@ def _read(text: str) -> Verdict | None:
     """A kept verdict; ``None`` where the file holds something else: it is asked again then."""
     try:
         fields: dict[str, Any] = dict(as_map(json.loads(text)))
-        del fields["tried"]
-        usage, places = fields.pop("usage"), tuple(fields.pop("suspects"))
+        for name in _NOT_KEPT:
+            del fields[name]
+        usage = fields.pop("usage")
         spent = None if usage is None else Usage(**usage)
-        verdict = Verdict(**fields, usage=spent, suspects=places)
+        verdict = Verdict(**fields, usage=spent)
         return verdict if _is_typed(verdict) else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
-_NUMBERS, _TEXTS = ("p_true", "low", "high", "mass", "coverage"), ("signal", "fingerprint")
+# Of a chain, of a set in windows, and what is looked for at each query anew.
+_NOT_KEPT = ("tried", "unseen", "suspects", "suspect_turns", "p_without", "low_without")
+_NUMBERS, _TEXTS = ("p_true", "low", "high", "mass", "coverage", "seen"), ("signal", "fingerprint")
 _OPTIONAL_TEXTS = ("emitted", "model", "system_fingerprint")
 
 
@@ -166,7 +169,7 @@ def _is_typed(verdict: Verdict) -> bool:
     numbers = [getattr(verdict, name) for name in _NUMBERS]
     texts = [getattr(verdict, name) for name in _TEXTS]
     optional = [getattr(verdict, name) for name in _OPTIONAL_TEXTS]
-    shares = (verdict.p_underspecified, verdict.p_with_suspects)
+    shares = (verdict.p_underspecified,)
     usage = verdict.usage or Usage()
     counts = (usage.input_tokens, usage.output_tokens, usage.cached_tokens)
     return (
@@ -175,5 +178,5 @@ def _is_typed(verdict: Verdict) -> bool:
         and all(type(each) is str for each in texts)
         and all(type(each) in (str, type(None)) for each in optional)
         and all(type(each) in (int, type(None)) for each in counts)
-        and all(type(each) is int for each in (usage.requests, verdict.windows, *verdict.suspects))
+        and all(type(each) is int for each in (usage.requests, verdict.windows))
     )

@@ -29,13 +29,13 @@ from typing import Any, NamedTuple
 from guard._json import as_map, as_text
 from guard._require import require_number
 from guard.breaker import breakers_ignored
-from guard.cache import cache_key
 from guard.dataset import Dataset, Row
 from guard.decision import Decision, Reason
 from guard.errors import UNMEASURED_KINDS, ConfigError, JudgeError, UnmeasuredKind
 from guard.gate import Gate
 from guard.judgement import Judgement
 from guard.limit import Limit
+from guard.suspicion import VERSION as SUSPICION
 
 if sys.platform != "win32":
     import fcntl
@@ -76,7 +76,6 @@ def survey(
     progress: Progress | None = None,
     retry_unmeasured: bool = False,
     starting: Callable[[Sequence[Row]], object] | None = None,
-    leave_out_suspects: bool = False,
 ) -> list[Judgement]:
     """Asks the gate's judge about every row, in the data set's order.
 
@@ -84,8 +83,8 @@ def survey(
     in flight have ended, and Ctrl-C at once; what came until then is in the file.
 
     Args:
-        gate: its policy matters only by its deadline; routes are not kept. A cache makes times
-            short that were long.
+        gate: its policy matters only by its deadline, and by whether suspects are looked for;
+            routes are not kept. A cache makes times short that were long.
         dataset: the rows.
         path: a file that keeps the judgements, made private to this user where it is theirs. If it
             is there, rows in it are not asked again, unless their question, contexts or history
@@ -97,9 +96,6 @@ def survey(
         retry_unmeasured: whether all rows that the file holds as not measured are asked again;
             else only those that failed for a reason of `PASSING`.
         starting: called with the rows that will be asked, before the first one is.
-        leave_out_suspects: whether the gate may judge again without passages that speak to the
-            judge, as its policy says; such verdicts are for its thresholds alone. Else a verdict is
-            one of all passages, and serves any.
 
     Raises:
         ConfigError: the file cannot be read or written, is something else, is another judge's, or
@@ -110,9 +106,8 @@ def survey(
     require_number("workers", workers, 1, MAX_WORKERS, whole=True)
     # Rows are no queries of users: no audit is to hold them.
     # Nor is one turned away.
-    gate = gate.unobserved().with_limit(Limit(workers))
-    if not leave_out_suspects:
-        gate = gate.with_policy(replace(gate.policy, leave_out_suspects=False))
+    # And what it is worth without suspects is asked whatever it would be routed.
+    gate = gate.unobserved().with_limit(Limit(workers)).thorough()
     kept = _Kept() if path is None else _opened(Path(path), gate.judge.fingerprint, dataset)
     try:
         again = UNMEASURED_KINDS if retry_unmeasured else PASSING
@@ -303,7 +298,8 @@ class _Mark(NamedTuple):
 
 
 def _mark(gate: Gate, row: Row) -> _Mark:
-    return _Mark(row.id, cache_key(gate.judge.fingerprint, row.query))
+    rules = f" {SUSPICION}" if gate.policy.leave_out_suspects else ""
+    return _Mark(row.id, gate.key_of(row.query) + rules)
 
 
 # ── Keeping ──────────────────────────────────────────────────────────────────────────────────────
