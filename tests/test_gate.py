@@ -52,7 +52,8 @@ KEYS = (
     "id time route enforced reason detail probability low high p_true raw_low raw_high mass "
     "emitted signal model served_model system_fingerprint fingerprint calibrated profile "
     "answer_at refuse_below deployment mode "
-    "coverage windows suspects p_with_suspects cached attempts breaker elapsed_seconds usage cost "
+    "coverage windows seen unseen suspects suspect_turns p_without low_without "
+    "cached attempts breaker elapsed_seconds usage cost "
     "currency p_underspecified tried message lang question_hash contexts_hash"
 )
 
