@@ -1,0 +1,153 @@
+"""Judge: a cross-encoder over a question and its passages, with the labels True and False."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from data import Row
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+QUESTION_TOKENS = 64
+"""A question's first tokens; of longer ones the end is kept too, half of each."""
+POSITIONS = 512
+
+
+class Tokens(NamedTuple):
+    """``ids`` is ``[CLS] question [SEP] passage [SEP] passage [SEP] …``; ``types`` 0, then 1."""
+
+    ids: list[int]
+    types: list[int]
+
+
+class Codec:
+    """From texts to tokens; passages stay apart by a separator after each."""
+
+    def __init__(self, file: Path) -> None:
+        self.tokenizer = Tokenizer.from_file(str(file))
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self._first = self.tokenizer.token_to_id("[CLS]")
+        self._between = self.tokenizer.token_to_id("[SEP]")
+
+    def pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text, without special ones."""
+        return [code.ids for code in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def joined(self, question: Sequence[int], passages: Sequence[Sequence[int]]) -> Tokens:
+        """One input of the model, as long as it comes."""
+        head = [self._first, *_shortened(question), self._between]
+        tail = [token for passage in passages for token in (*passage, self._between)]
+        return Tokens(head + tail, [0] * len(head) + [1] * len(tail))
+
+    def windows(self, row: Row, length: int) -> list[Tokens]:
+        """The row in inputs of at most ``length`` tokens; passages are cut only if longer alone."""
+        question, *passages = self.pieces([row.question, *row.contexts])
+        room = length - len(self.joined(question, []).ids)
+        return [self.joined(question, window) for window in _packed(passages, room)]
+
+
+def _shortened(question: Sequence[int]) -> Sequence[int]:
+    if len(question) <= QUESTION_TOKENS:
+        return question
+    half = QUESTION_TOKENS // 2
+    return [*question[:half], *question[-half:]]
+
+
+def _packed(passages: Sequence[list[int]], room: int) -> Iterator[list[list[int]]]:
+    window, used = list[list[int]](), 0
+    for part in (part for passage in passages for part in _parts(passage, room - 1)):
+        if window and used + len(part) + 1 > room:
+            yield window
+            window, used = [], 0
+        window.append(part)
+        used += len(part) + 1
+    yield window
+
+
+def _parts(passage: list[int], room: int) -> Iterator[list[int]]:
+    """A passage, or overlapping parts of one that is too long."""
+    for start in range(0, max(1, len(passage) - room // 4), room - room // 4):
+        yield passage[start : start + room]
+
+
+class Judge(nn.Module):
+    """Logits of False and True: encoder, then first token, mean and maximum of the passages."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.encoder = BertModel(config, add_pooling_layer=False)
+        width = config.hidden_size
+        self.dense = nn.Linear(3 * width, width)
+        self.dropout = nn.Dropout(0.1)
+        self.out = nn.Linear(width, 2)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(rows, tokens) each, to (rows, 2)."""
+        hidden = self.encoder(
+            input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask
+        ).last_hidden_state
+        of_passages = (token_type_ids * attention_mask).unsqueeze(-1).to(hidden.dtype)
+        mean = (hidden * of_passages).sum(1) / of_passages.sum(1).clamp(min=1)
+        most = (hidden - (1 - of_passages) * 1e4).amax(1).clamp(min=-1e3)
+        pooled = torch.cat([hidden[:, 0], mean, most], dim=-1)
+        return self.out(self.dropout(torch.tanh(self.dense(pooled))))
+
+
+def from_base(folder: Path) -> Judge:
+    """A judge on the encoder in ``folder``; its head is drawn from torch's seed.
+
+    Attention without dropout: with it, torch has no fused kernel for CPUs, and a step takes three
+    times as long. Word embeddings are half of all weights and are not trained.
+    """
+    config = BertConfig.from_pretrained(folder, attention_probs_dropout_prob=0.0)
+    judge = Judge(config)
+    judge.encoder = BertModel.from_pretrained(folder, config=config, add_pooling_layer=False)
+    judge.encoder.embeddings.word_embeddings.weight.requires_grad_(False)
+    return judge
+
+
+def padded(batch: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, types and mask, each (rows, longest)."""
+    shape = len(batch), max(len(tokens.ids) for tokens in batch)
+    ids, types, mask = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+    for at, tokens in enumerate(batch):
+        ids[at, : len(tokens.ids)] = tokens.ids
+        types[at, : len(tokens.ids)] = tokens.types
+        mask[at, : len(tokens.ids)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(types), torch.from_numpy(mask)
+
+
+Forward = Callable[[Sequence[Tokens]], Sequence[Sequence[float]]]
+"""From inputs to the logits of False and True of each."""
+
+
+def forward_of(judge: Judge) -> Forward:
+    """The judge as it is, without gradients, in bfloat16 where torch thinks that safe."""
+
+    @torch.inference_mode()
+    def forward(batch: Sequence[Tokens]) -> Sequence[Sequence[float]]:
+        judge.eval()
+        with torch.autocast("cpu", torch.bfloat16):
+            return judge(*padded(batch)).float().tolist()
+
+    return forward
+
+
+def scores(
+    forward: Forward, codec: Codec, rows: Sequence[Row], *, length: int, tokens: int = 8192
+) -> list[float]:
+    """Each row's log-odds of True: its best window's."""
+    windows = [(at, w) for at, row in enumerate(rows) for w in codec.windows(row, length)]
+    windows.sort(key=lambda pair: len(pair[1].ids))
+    best = [float("-inf")] * len(rows)
+    while windows:
+        size = max(1, tokens // len(windows[-1][1].ids))
+        windows, batch = windows[:-size], windows[-size:]
+        logits = forward([window for _, window in batch])
+        for (at, _), (no, yes) in zip(batch, logits, strict=True):
+            best[at] = max(best[at], yes - no)
+    return best
