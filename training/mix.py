@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from data import Row, Split, of_language, trainable
+from data import Row, Split, of_language, plain, trainable
 from model import Codec, Tokens
 from pairs import MULTI_HOP, PASSAGES, Near, Pair, distracted, evidence, halved, matched, multi_hop
 
@@ -33,6 +33,8 @@ SHARES = {
     "+halved": 3.0,
 }
 """How much of the training each set is, in parts; those with a plus are built of the others."""
+SAID_NOT_SHOWN = {"yes", "no", "maybe"}
+"""Answers that stand nowhere in a passage, though the words do."""
 BLOCK = 1024
 """Pairs that are drawn together and sorted by length into batches."""
 
@@ -102,12 +104,16 @@ class Course:
 
     def _coded(self, pairs: Sequence[Pair]) -> Iterator[list[Tokens]]:
         for rows in zip(*pairs, strict=True):
-            texts = [text for row in rows for text in (row.question, *row.contexts)]
+            texts = [text for row in rows for text in (row.question, *row.contexts, *row.answers)]
             pieces = iter(self._codec.pieces(texts))
-            yield [
-                self._codec.joined(next(pieces), [next(pieces) for _ in row.contexts])
-                for row in rows
-            ]
+            yield [self._one(row, pieces) for row in rows]
+
+    def _one(self, row: Row, pieces: Iterator[list[int]]) -> Tokens:
+        question, contexts = next(pieces), [next(pieces) for _ in row.contexts]
+        answers = [next(pieces) for _ in row.answers]
+        tokens = self._codec.joined(question, contexts)
+        said = row.sufficient and not SAID_NOT_SHOWN.intersection(map(plain, row.answers))
+        return tokens.pointed(answers) if said else tokens
 
     def _fits(self, pair: tuple[Tokens, Tokens]) -> bool:
         return _longest(pair) <= self._length

@@ -17,10 +17,29 @@ POSITIONS = 512
 
 
 class Tokens(NamedTuple):
-    """``ids`` is ``[CLS] question [SEP] passage [SEP] passage [SEP] …``; ``types`` 0, then 1."""
+    """``ids`` is ``[CLS] question [SEP] passage [SEP] passage [SEP] …``; ``types`` 0, then 1.
+
+    ``starts`` and ``ends`` are the places of the answer's first and last tokens, where it was
+    looked for and found.
+    """
 
     ids: list[int]
     types: list[int]
+    starts: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
+
+    def pointed(self, answers: Sequence[Sequence[int]]) -> "Tokens":
+        """With the places of the answers' tokens in the passages."""
+        spans = sorted({span for answer in answers if answer for span in self._spans(answer)})
+        return self._replace(
+            starts=tuple(start for start, _ in spans), ends=tuple(end for _, end in spans)
+        )
+
+    def _spans(self, answer: Sequence[int]) -> Iterator[tuple[int, int]]:
+        size, sought = len(answer), list(answer)
+        for at in range(self.types.index(1), len(self.ids) - size + 1):
+            if self.ids[at] == sought[0] and self.ids[at : at + size] == sought:
+                yield at, at + size - 1
 
 
 class Codec:
@@ -74,8 +93,20 @@ def _parts(passage: list[int], room: int) -> Iterator[list[int]]:
         yield passage[start : start + room]
 
 
+class Read(NamedTuple):
+    """What a judge makes of inputs: logits of False and True, (rows, 2), and of where the answer's
+    first and last tokens stand, (rows, tokens, 2); the first token stands for: nowhere."""
+
+    logits: Tensor
+    places: Tensor
+
+
 class Judge(nn.Module):
-    """Logits of False and True: encoder, then first token, mean and maximum of the passages."""
+    """A cross-encoder: encoder, then first token, mean and maximum of the passages.
+
+    It also points at the answer, and what it finds there counts in the verdict. Where an answer
+    stands says far more about a row than its label does, so that fewer rows teach as much.
+    """
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -84,9 +115,14 @@ class Judge(nn.Module):
         self.dense = nn.Linear(3 * width, width)
         self.dropout = nn.Dropout(0.1)
         self.out = nn.Linear(width, 2)
+        self.point = nn.Linear(width, 2)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(rows, tokens) each, to (rows, 2)."""
+        """(rows, tokens) each, to the logits of False and True, (rows, 2)."""
+        return self.read(input_ids, token_type_ids, attention_mask).logits
+
+    def read(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Read:
+        """(rows, tokens) each."""
         hidden = self.encoder(
             input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask
         ).last_hidden_state
@@ -94,7 +130,12 @@ class Judge(nn.Module):
         mean = (hidden * of_passages).sum(1) / of_passages.sum(1).clamp(min=1)
         most = (hidden - (1 - of_passages) * 1e4).amax(1).clamp(min=-1e3)
         pooled = torch.cat([hidden[:, 0], mean, most], dim=-1)
-        return self.out(self.dropout(torch.tanh(self.dense(pooled))))
+        logits = self.out(self.dropout(torch.tanh(self.dense(pooled))))
+        places = self.point(hidden).float()
+        nowhere, places = places[:, :1], places - (1 - of_passages).float() * 1e4
+        found = (torch.logsumexp(places, 1) - nowhere[:, 0]).mean(-1, keepdim=True)
+        pointed = torch.cat([torch.zeros_like(found), found], dim=-1)
+        return Read(logits + pointed, torch.cat([nowhere, places[:, 1:]], dim=1))
 
 
 def from_base(folder: Path) -> Judge:

@@ -18,7 +18,7 @@ from evaluate import measured
 from exams import exams, few
 from mix import Course, mixed
 from model import Codec, Judge, Tokens, forward_of, from_base, padded, scores
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -68,7 +68,7 @@ class Training:
 
     def __init__(self, judge: Judge, options: argparse.Namespace) -> None:
         self.judge, self.progress, self._options = judge, Progress(), options
-        head = [*judge.dense.parameters(), *judge.out.parameters()]
+        head = [p for part in (judge.dense, judge.out, judge.point) for p in part.parameters()]
         body = [p for p in judge.encoder.parameters() if p.requires_grad]
         self._full = options.rate, options.head
         groups = [{"params": body}, {"params": head}]
@@ -81,8 +81,9 @@ class Training:
         self.judge.train()
         rows = [tokens for pair in batch for tokens in pair]
         with torch.autocast("cpu", torch.bfloat16, enabled=self._options.bf16):
-            logits = self.judge(*padded(rows)).float()
-        loss = loss_of(logits, self._options.margin)
+            read = self.judge.read(*padded(rows))
+        loss = loss_of(read.logits.float(), self._options.margin)
+        loss = loss + self._options.pointing * pointing_loss(read.places.float(), rows)
         (loss * (len(rows) / ROWS_OF_A_STEP)).backward()
         nn.utils.clip_grad_norm_(self.judge.parameters(), 1.0)
         self.optimizer.step()
@@ -117,6 +118,25 @@ def loss_of(logits: Tensor, margin: float) -> Tensor:
     return functional.cross_entropy(logits, labels) + margin * ranked
 
 
+def pointing_loss(places: Tensor, rows: Sequence[Tokens]) -> Tensor:
+    """Of rows that alternate good, bad: minus the log-probability of the answer's places.
+
+    Where it stands several times, any will do; where nobody says, anywhere in the passages; in a
+    bad row, nowhere.
+    """
+    right = torch.zeros(places.shape, dtype=torch.bool)
+    for at, tokens in enumerate(rows):
+        if at % 2:
+            right[at, 0] = True
+        elif tokens.starts:
+            right[at, list(tokens.starts), 0] = True
+            right[at, list(tokens.ends), 1] = True
+        else:
+            right[at, tokens.types.index(1) : len(tokens.ids)] = True
+    chosen = places.masked_fill(~right, -1e5)
+    return (torch.logsumexp(places, 1) - torch.logsumexp(chosen, 1)).mean()
+
+
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
@@ -125,6 +145,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     codec = Codec(options.base / "tokenizer.json")
     training = Training(from_base(options.base), options)
+    if options.start:
+        training.judge.load_state_dict(load_file(options.start / "model.safetensors"), strict=False)
     resume = options.resume or options.out / "checkpoint.pt"
     if resume.exists():
         training.restore(resume)
@@ -244,6 +266,8 @@ def _options() -> argparse.Namespace:
     add("--rate", type=float, default=1e-4, help="learning rate of the encoder")
     add("--head", type=float, default=5e-4, help="learning rate of the head")
     add("--margin", type=float, default=0.5, help="weight of the pairwise loss")
+    add("--pointing", type=float, default=0.5, help="weight of the loss of where the answer stands")
+    add("--start", type=Path, help="a folder with weights to begin with, instead of the base's")
     add("--length", type=int, default=384, help="longer pairs are left out")
     add("--batch-tokens", type=int, default=6144, help="tokens in a batch, padding included")
     add("--warmup", type=float, default=0.04, help="share of the time")
