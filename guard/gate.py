@@ -72,10 +72,7 @@ class _Asked:
 
     def without_suspects(self, verdict: Verdict) -> "_Asked":
         """The same without what speaks to the judge."""
-        contexts = _without(self.query.contexts, verdict.suspects)
-        history = _without(self.query.history, verdict.suspect_turns)
-        query = replace(self.query, contexts=contexts, history=history)
-        return replace(self, query=query, is_rest=True)
+        return replace(self, query=without_suspects(self.query, verdict), is_rest=True)
 
 
 class _Measured(NamedTuple):
@@ -524,6 +521,15 @@ class Gate:
 
     async def _averdict(self, asked: _Asked) -> Verdict:
         return await self._measurement.averdict(asked.query, asked.seconds_left, asked.notes)
+
+
+def without_suspects(query: Query, verdict: Verdict) -> Query:
+    """A query without the passages and turns that a verdict names."""
+    return replace(
+        query,
+        contexts=_without(query.contexts, verdict.suspects),
+        history=_without(query.history, verdict.suspect_turns),
+    )
 
 
 def _without(each: Sequence[T], places: Sequence[int]) -> tuple[T, ...]:

@@ -294,6 +294,23 @@ def test_a_survey_asks_for_the_rest_whatever_the_thresholds() -> None:
         assert answered == (live.route is Route.ANSWER) * 0.5 + (0.2 >= cuts.answer_at) * 0.5
 
 
+def test_a_rest_that_was_not_measured_is_asked_again(tmp_path: Path) -> None:
+    down = True
+
+    def said(query: Query) -> Scripted:
+        if ORDER in query.contexts:
+            return 0.99
+        return JudgeUnavailable("It is down.") if down else 0.1
+
+    rows = Dataset.of([Row("a", Query.of(QUESTION, [OTHER, ORDER]), False, "a", (), "a")])
+    judge, file = ScriptedJudge(said), tmp_path / "kept.jsonl"
+    gate = Gate(judge, retry=Retry(attempts=1))
+    for down, known, asked in ((True, None, 2), (False, 0.1, 4), (False, 0.1, 4)):  # noqa: B007
+        [judgement] = survey(gate, rows, path=file)
+        assert judgement.verdict and judgement.verdict.p_without == known
+        assert len(judge.queries) == asked
+
+
 P = st.floats(0, 1)
 
 
