@@ -19,6 +19,7 @@ from guard.report import Report
 from guard.report_parts import (
     ROUTES,
     WILSON,
+    Extents,
     Parts,
     Row,
     Table,
@@ -95,7 +96,7 @@ def of_audit(
                 *log.alerts(),
                 *_broken(audit.broken),
             ],
-            "headline": [*log.headline(parts), *log.answers()],
+            "headline": [*log.headline(parts), *log.answers(), *log.suspects()],
             "next": _next(log, parts, profile),
             "would": not log.all_enforced,
             "certificate": _certificate(profile, void),
@@ -277,6 +278,7 @@ class _Log:
         self._unmeasured = set[tuple[str, str]]()
         self._seen = Counter[str]()
         self._judged = Counter[tuple[str | None, bool]]()
+        self._extents, self._suspected = Extents(), 0
         self._enforced = self._calibrated = self._measured = 0
         for record in records:
             outcome = outcomes.get(record.id)
@@ -290,6 +292,8 @@ class _Log:
         self.questions.add(record.question_hash)
         self._judges[record.fingerprint] += 1
         self._enforced += record.enforced
+        self._extents.add(record.verdict)
+        self._suspected += record.reason == Reason.SUSPECT_PASSAGES
         if row.p is not None:
             self._measured += 1
             self._calibrated += record.calibrated
@@ -459,6 +463,16 @@ class _Log:
                 "had refused those queries or asked back, so that no answer was written."
             )
 
+    def suspects(self) -> Iterable[str]:
+        """In how many queries something speaks to the judge, and what came of it."""
+        if found := self._extents.suspect:
+            back = self._suspected
+            verb = were(back) if self.all_enforced else "would have been"
+            yield (
+                f"Passages or turns that speak to the judge were found in {found:,} of "
+                f"{queries(len(self.rows))}; {back:,} {verb} asked back because of them."
+            )
+
     def _routes(self) -> dict[str, Rate]:
         total = len(self.rows)
         counts = {name: _count(self.rows, Route(route)) for route, name in ROUTES.items()}
@@ -493,6 +507,7 @@ class _Log:
                 f"{len(self.rows):,}, {len(self.questions):,} of them different, {self.first} to "
                 f"{self.last}; {self._measured:,} measured, {len(self.labelled):,} with a label",
             ),
+            *self._extents.about(),
         ]
 
 

@@ -43,6 +43,12 @@ _TELLING = 1.0
 
 _MOST_NAMED = 10  # Passages that a sentence names.
 
+_UNSEEN = "Raise `windows`, or retrieve fewer passages."
+_PARTIAL = (
+    "No one request held all of them: retrieve fewer or shorter passages, or use a judge that "
+    "takes more at once."
+)
+
 T = TypeVar("T")
 
 logger = logging.getLogger("guard")
@@ -599,6 +605,8 @@ def _told(facts: _Facts, routed: Routed) -> str:
         told.append(f"{_part(verdict.coverage)} of the contexts was judged{once}.")
     if verdict.seen < 1:
         told.append(f"{_part(verdict.seen)} of them was judged at all.")
+    if routed.reason is Reason.PARTIAL_COVERAGE:
+        told.append(_PARTIAL if verdict.seen == 1 else _UNSEEN)
     if verdict.has_suspects:
         told.append(_suspected(verdict))
     if facts.tried:

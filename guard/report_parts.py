@@ -18,6 +18,7 @@ from guard.profile import Profile
 from guard.query import Query
 from guard.rate import Rate
 from guard.thresholds import Thresholds
+from guard.verdict import Verdict
 
 WORST = 20
 """Mistakes of each kind that are shown."""
@@ -391,6 +392,53 @@ def _contexts(contexts: Sequence[str], most: int) -> list[str]:
 
 def _shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]} … [cut, {len(text):,} characters]"
+
+
+class Extents:
+    """How much of their contexts verdicts are of, and in how many something is suspect: counts.
+
+    Attributes:
+        verdicts: how many were counted.
+        suspect: those of queries that hold a passage, or a turn, that speaks to the judge.
+    """
+
+    def __init__(self) -> None:
+        self.verdicts = self.suspect = 0
+        self._windows = self._partial = self._unseen = 0
+
+    @classmethod
+    def of(cls, verdicts: Iterable[Verdict | None]) -> "Extents":
+        """Of all verdicts that there are."""
+        counts = cls()
+        for verdict in verdicts:
+            counts.add(verdict)
+        return counts
+
+    def add(self, verdict: Verdict | None) -> None:
+        """Counts one more; ``None`` = not measured."""
+        if verdict is not None:
+            self.verdicts += 1
+            self.suspect += verdict.has_suspects
+            self._windows += verdict.windows > 1
+            self._partial += verdict.coverage < 1
+            self._unseen += verdict.seen < 1
+
+    def about(self) -> Iterable[tuple[str, str]]:
+        """Name and words, only of what there is."""
+        told = {
+            "judged in several windows": self._windows,
+            "with less than all contexts judged at once": self._partial,
+            "with contexts that were never judged": self._unseen,
+        }
+        if words := [f"{count:,} {what}" for what, count in told.items() if count]:
+            yield "Long sets", f"Of {self._measured}: {'; '.join(words)}"
+        if self.suspect:
+            what = "with passages or turns that speak to the judge"
+            yield "Suspects", f"Of {self._measured}: {self.suspect:,} {what}"
+
+    @property
+    def _measured(self) -> str:
+        return counted(self.verdicts, "measured query", "measured queries")
 
 
 # ── Charts ───────────────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,7 @@ import typer
 from guard import judges
 from guard._json import as_list, as_map, as_text
 from guard.breaker import breakers_ignored
+from guard.cli.extent import extent
 from guard.cli.options import (
     AnswerAt,
     ApiKeyEnv,
@@ -367,6 +368,7 @@ def _rows(decision: Decision, console: "Console") -> Iterator[tuple[str, "Render
         yield "", _cuts(decision, console)
     if decision.verdict is not None:
         yield from _measurement(decision.verdict)
+        yield from extent(decision.verdict)
     if decision.currency is not None:
         yield "price", "unknown" if decision.cost is None else plain(_money(decision))
     if decision.profile is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from guard.cli.extent import extent
 from guard.cli.text import one_line, plain
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ def why(
 ) -> None:
     """Says why a past query was answered, sent back or refused.
 
-    By what the audit holds: probability and bounds, thresholds, judge, profile, what was not
-    measured, and what was said of it later. Question and contexts are shown where the audit was
+    By what the audit holds: probability and bounds, how much of the contexts was judged, which
+    passages speak to the judge, thresholds, judge, profile, what was not measured, and what was
+    said of it later. Question and contexts are shown where the audit was
     told to keep texts, and still has them; else their hashes are.
 
     The exit code is 0; 2 for misuse.
@@ -65,6 +67,7 @@ def _lines(record: "Record", outcome: "Outcome | None", texts: "Texts | None") -
         "route": f"{record.route or 'undecided: the error was raised'}, {_acted(record)}",
         "reason": f"{record.reason}: {one_line(record.detail)}",
         "P(sufficient)": _probability(record),
+        **dict(extent(record.verdict) if record.verdict else ()),
         "thresholds": f"answer at {record.answer_at:g}, refuse below {record.refuse_below:g}",
         "judge": f"{record.fingerprint}{', from the cache' if record.cached else ''}",
         "profile": record.profile or "none",

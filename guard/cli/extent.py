@@ -1,0 +1,63 @@
+"""The extent of a verdict, for people: how much of the contexts it is of, and what is suspect."""
+
+from collections.abc import Iterable, Iterator
+
+from guard.verdict import Verdict
+
+_MOST_RUNS = 10  # Of passages that are named; the record has all of them.
+
+Run = tuple[int, int]
+
+
+def extent(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    """Names and values; none where all was judged at once, and nothing speaks to the judge."""
+    if verdict.coverage < 1:
+        yield "coverage", f"judged at once: {_part(verdict.coverage)} of the contexts"
+    if verdict.windows > 1:
+        yield "windows", str(verdict.windows)
+    if verdict.seen < 1:
+        yield "never judged", _never(verdict)
+    if verdict.has_suspects:
+        yield "suspects", _suspects(verdict)
+
+
+def _never(verdict: Verdict) -> str:
+    share = f"{_part(1 - verdict.seen)} of the contexts"
+    return f"{share}: {_listed('passage', verdict.unseen)}" if verdict.unseen else share
+
+
+def _suspects(verdict: Verdict) -> str:
+    """Where they are, and what the query is worth without them."""
+    found = {"passage": verdict.suspects, "turn": verdict.suspect_turns}
+    named = "; ".join(_listed(what, _runs(places)) for what, places in found.items() if places)
+    if verdict.p_without is None:
+        return f"{named}: not judged without"
+    return f"{named}: without, P = {verdict.p_without:.4f}, uncalibrated"
+
+
+def _listed(what: str, runs: Iterable[Run]) -> str:
+    """Runs of places, counted from 1: ``"passages 9–36, 38"``."""
+    every = list(runs)
+    named = ", ".join(_named(first + 1, last + 1) for first, last in every[:_MOST_RUNS])
+    rest = sum(last - first + 1 for first, last in every[_MOST_RUNS:])
+    one = sum(last - first + 1 for first, last in every) == 1
+    return f"{what}{'' if one else 's'} {named}{f' and {rest} more' if rest else ''}"
+
+
+def _named(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}–{last}"
+
+
+def _runs(places: Iterable[int]) -> list[Run]:
+    found = list[Run]()
+    for place in sorted(places):
+        if found and place == found[-1][1] + 1:
+            found[-1] = found[-1][0], place
+        else:
+            found.append((place, place))
+    return found
+
+
+def _part(share: float) -> str:
+    """A share below 1: one that rounds to nothing is not nothing, nor 99.9 % all."""
+    return "less than 1 %" if share < 0.01 else f"{min(share, 0.99) * 100:.0f} %"
