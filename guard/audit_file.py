@@ -232,7 +232,8 @@ def _places(name: str, values: "list[Any] | None") -> tuple[int, ...]:
 
 
 def _run(value: Any) -> tuple[int, int]:
-    places = _places("unseen", value if isinstance(value, list) else [None])
+    run: list[Any] = value if isinstance(value, list) else [None]
+    places = _places("unseen", run)
     if len(places) != 2:
         raise _wrong("unseen", "holds what is no run of passages")
     return places[0], places[1]

@@ -31,7 +31,7 @@ from guard.thresholds import Thresholds
 from guard.verdict import Verdict
 
 LEAST_OF_A_LANGUAGE = 10
-"""Certified rows; a profile is not for languages of fewer, nor for more windows than so many had."""
+"""Certified rows; a profile is not for languages of fewer, nor for more windows than they had."""
 
 UNDETERMINED = "und"
 """BCP 47's tag for rows that name no language."""

@@ -150,7 +150,9 @@ def _read(text: str) -> Verdict | None:
         fields: dict[str, Any] = dict(as_map(json.loads(text)))
         for name in _NOT_KEPT:
             del fields[name]
-        usage, unseen = fields.pop("usage"), tuple(map(tuple, fields.pop("unseen")))
+        usage = fields.pop("usage")
+        runs: list[list[Any]] = fields.pop("unseen")
+        unseen = tuple((first, last) for first, last in runs)
         spent = None if usage is None else Usage(**usage)
         verdict = Verdict(**fields, usage=spent, unseen=unseen)
         return verdict if _is_typed(verdict) else None
