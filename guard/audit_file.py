@@ -232,8 +232,7 @@ def _places(name: str, values: "list[Any] | None") -> tuple[int, ...]:
 
 
 def _run(value: Any) -> tuple[int, int]:
-    run: list[Any] = value if isinstance(value, list) else [None]
-    places = _places("unseen", run)
+    places = _places("unseen", [*as_list(value)])
     if len(places) != 2:
         raise _wrong("unseen", "holds what is no run of passages")
     return places[0], places[1]
