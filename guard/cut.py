@@ -65,21 +65,33 @@ def require_uncut(text: str, usage: Usage | None) -> None:
 
 
 class Cuts:
-    """What a judge's server has counted where it cut a prompt."""
+    """What a judge's server has counted where it cut a prompt.
+
+    A server that cuts gives one number, its window, for all prompts that are too long. One that
+    counts only what it had not in its cache gives any: so a number is known once prompts of two
+    lengths gave it.
+    """
 
     def __init__(self) -> None:
-        self._counted: tuple[int, ...] = ()
+        # Counts, and how long the prompts were that gave them.
+        self._seen: dict[int, frozenset[int]] = {}
 
     @contextmanager
-    def noted(self) -> Generator[None]:
-        """Remembers how a cut was given away that is found inside."""
+    def noted(self, text: str) -> Generator[None]:
+        """Remembers how a cut of a prompt was given away that is found inside."""
         try:
             yield
         except CutPrompt as error:
-            if error.counted not in self._counted:
+            lengths = self._seen.get(error.counted, frozenset())
+            if len(lengths) < 2:
                 # One assignment: judges are used by many threads.
-                self._counted = (*self._counted[1 - _REMEMBERED :], error.counted)
+                others = [each for each in self._seen.items() if each[0] != error.counted]
+                kept = dict(others[1 - _REMEMBERED :])
+                self._seen = {**kept, error.counted: lengths | {len(text)}}
             raise
+
+    def _is_known(self, counted: int) -> bool:
+        return len(self._seen.get(counted, ())) > 1
 
     def require_none(self, text: str, usage: Usage | None) -> None:
         """As `require_uncut`; a count that gave a cut away before does so again.
@@ -93,7 +105,7 @@ class Cuts:
             return
         each = counted // max(1, usage.requests)
         require_uncut(text, Usage(each))
-        if each in self._counted and _may_be_cut(text, each):
+        if self._is_known(each) and _may_be_cut(text, each):
             raise _cut(each, f"{each} tokens, as of a prompt that it had cut before")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from guard._aside import aside
+from guard._aside import worked_aside
 from guard.ask import aask, ask
 from guard.breaker import breaker_of, one_query
 from guard.decision import BreakerState
@@ -32,43 +32,63 @@ class Notes:
     """What happens on the way to a verdict, or to none.
 
     Attributes:
-        left: the judges of a chain that gave no verdict in the rounds that failed.
-        attempts: how often the judge was asked.
-        breaker: the state of its breaker before the last time.
+        breaker: the state of its breaker before the last attempt.
         failure: what became of the last attempt.
+        parts: the notes of windows. They are there from the beginning, so that what was asked
+            counts even where nobody waits any more.
     """
 
-    left: list[Tried] = field(default_factory=list[Tried])
-    attempts: int = 0
     breaker: BreakerState | None = None
     failure: JudgeUnavailable | None = None
+    parts: list["Notes"] = field(default_factory=list["Notes"])
+    _begun: int = 0
+    _left: list[Tried] = field(default_factory=list[Tried])
+
+    @property
+    def attempts(self) -> int:
+        """How often the judge was asked."""
+        return self._begun + sum(part.attempts for part in [*self.parts])
+
+    @property
+    def left(self) -> list[Tried]:
+        """The judges of a chain that gave no verdict in the rounds that failed."""
+        return [*self._left, *(one for part in [*self.parts] for one in part.left)]
 
     def begin(self, judge: Judge) -> None:
         """Notes an attempt."""
         breaker = breaker_of(judge)
-        self.attempts += 1
+        self._begun += 1
         self.breaker = None if breaker is None else breaker.state
 
     def failed(self, error: JudgeError) -> None:
         """Notes what became of it."""
         if isinstance(error, NotAsked):
-            self.attempts -= 1
+            self._begun -= 1
             self.breaker = "open" if self.breaker else None
         elif isinstance(error, JudgeUnavailable):
             self.failure = error
         elif not error.answered:
-            self.attempts -= 1  # Nothing was sent.
-        self.left.extend(error.tried)
+            self._begun -= 1  # Nothing was sent.
+        self._left.extend(error.tried)
 
     def cause(self, error: NotAsked) -> JudgeError:
         """Why there is no verdict, where an attempt was made before the breaker opened."""
         return self.failure or error
 
-    def add(self, others: "Notes") -> None:
-        """Notes what happened to a window, which several at once cannot tell apart."""
-        self.attempts += others.attempts
-        self.breaker = others.breaker or self.breaker
-        self.left += others.left
+    def part(self) -> "Notes":
+        """Notes of a window, which several at once could not share."""
+        own = Notes()
+        self.parts.append(own)
+        return own
+
+    def forget_left(self) -> None:
+        """A smaller window follows: no judge was left for another."""
+        self._left.clear()
+
+    def settle(self) -> None:
+        """The last window's breaker is that of the query."""
+        found = [part.breaker for part in self.parts if part.breaker]
+        self.breaker = found[-1] if found else self.breaker
 
 
 class _Step(NamedTuple):
@@ -180,17 +200,17 @@ class Measurement:
             replies = await _Round(calls, self.limit).replies()
 
     async def _reply(self, query: Query, end: float, notes: Notes) -> Verdict | JudgeError:
-        left, own = max(0.0, end - time.monotonic()), Notes()
+        left, own = max(0.0, end - time.monotonic()), notes.part()
         try:
             return await self.retry.acall(partial(self._aattempt, query, own), left)
         except NotAsked as error:
             return own.cause(error)
         except JudgeError as error:
             if error.kind == "context_too_long":
-                own.left.clear()  # A smaller window follows, and no judge was left for another.
+                own.forget_left()
             return error
         finally:
-            notes.add(own)
+            notes.settle()
 
     def _attempt(self, query: Query, notes: Notes, seconds: float) -> Verdict:
         notes.begin(self.judge)
@@ -226,7 +246,7 @@ def _unasked(trip: Trip) -> Verdict:
 
 async def _worked_out(advance: Callable[[], _Step], end: float) -> _Step:
     """Long texts are divided on a thread, which is left behind where that takes too long."""
-    future = await aside(advance, max(0.0, end - time.monotonic()))
+    future = await worked_aside(advance, max(0.0, end - time.monotonic()))
     if future.cancel() or not future.done():
         raise out_of_time()
     return future.result()

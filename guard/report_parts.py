@@ -158,7 +158,7 @@ class Parts:
         asked = [row for row in self._rows if row.missing != Reason.NO_CONTEXTS]
         if not asked:
             return "Nothing was retrieved for any query, so the judge was never asked."
-        kinds = Counter(_words(row.missing or "unknown") for row in asked)
+        kinds = Counter(reason_words(row.missing or "unknown") for row in asked)
         told = ", ".join(f"{kind}: {count:,}" for kind, count in kinds.most_common())
         which = "the one query" if len(asked) == 1 else f"any of the {queries(len(asked))}"
         those = "" if len(asked) == len(self._rows) else " that it was asked about"
@@ -272,7 +272,12 @@ class Parts:
         """By reason: how many rows, and where they went."""
         reasons = Counter(row.missing for row in self._rows if row.missing is not None)
         rows = [
-            [_words(reason), f"{count:,}", percent(count / len(self._rows)), self._went(reason)]
+            [
+                reason_words(reason),
+                f"{count:,}",
+                percent(count / len(self._rows)),
+                self._went(reason),
+            ]
             for reason, count in reasons.most_common()
         ]
         return "Queries without a probability", ["why", "queries", "share", "where they go"], rows
@@ -300,7 +305,7 @@ class Parts:
         kinds = Counter(missing for _, _, missing in placed if missing is not None)
         series: list[object] = [{"name": "all", "counts": [totals[at] for at, _ in bins]}]
         series += [
-            {"name": _words(kind), "counts": [counts[at, kind] for at, _ in bins]}
+            {"name": reason_words(kind), "counts": [counts[at, kind] for at, _ in bins]}
             for kind, _ in kinds.most_common()
         ]
         first = bins[0][0]
@@ -328,7 +333,8 @@ def _bin_of(day: date, unit: str) -> tuple[int, str]:
     return day.toordinal(), day.isoformat()
 
 
-def _words(reason: str) -> str:
+def reason_words(reason: str) -> str:
+    """A `guard.Reason` in words."""
     return "nothing retrieved" if reason == Reason.NO_CONTEXTS else reason.replace("_", " ")
 
 
@@ -363,7 +369,7 @@ def _kept(query: Query, part: float) -> int:
 
 
 def _unknown(row: Row) -> str:
-    return f"Without P(True): {_words(row.missing or 'unknown')}"
+    return f"Without P(True): {reason_words(row.missing or 'unknown')}"
 
 
 def _facts(row: Row) -> Iterable[str]:
@@ -570,7 +576,7 @@ def other_routes(kinds: Sequence[str]) -> str:
     """Why a promise is void where kinds without a verdict go elsewhere than it reckoned with."""
     return (
         "The promise does not hold here: it was certified with other routes for "
-        f"{', '.join(map(_words, kinds))}. Certify with this policy, or send these where they went "
+        f"{', '.join(map(reason_words, kinds))}. Certify with this policy, or send these where they went "
         "then."
     )
 

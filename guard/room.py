@@ -8,8 +8,9 @@ from guard.query import Query
 
 # Bytes of UTF-8. Rooms are powers of two, so that one judge divides a set alike in every process.
 SMALLEST_ROOM = 512
-# How many times as many bytes a token of one text has as one of another, at most.
-_DENSER = 8
+# A token of one text has eight times as many bytes as one of another, at most; and rooms, being
+# powers of two that were tried by halving, may be a quarter of what was taken.
+_DENSER = 32
 _TRIES_MORE = 16  # One in so many queries.
 # What a prompt writes around an earlier turn.
 _TURN = 40

@@ -161,8 +161,17 @@ def _read(text: str) -> Verdict | None:
 
 
 # Of a chain, and what is looked for at each query anew.
-_NOT_KEPT = ("tried", "suspects", "suspect_turns", "p_without", "low_without")
-_NUMBERS, _TEXTS = ("p_true", "low", "high", "mass", "coverage", "seen"), ("signal", "fingerprint")
+_NOT_KEPT = (
+    "tried",
+    "suspects",
+    "suspect_turns",
+    "p_without",
+    "low_without",
+    "rest_unmeasured",
+    "look_cut_short",
+)
+_NUMBERS = ("p_true", "low", "high", "mass", "coverage", "seen", "history_coverage")
+_TEXTS = ("signal", "fingerprint")
 _OPTIONAL_TEXTS = ("emitted", "model", "system_fingerprint")
 
 

@@ -32,7 +32,7 @@ from guard.breaker import breakers_ignored
 from guard.dataset import Dataset, Row
 from guard.decision import Decision, Reason
 from guard.errors import UNMEASURED_KINDS, ConfigError, JudgeError, UnmeasuredKind
-from guard.gate import Gate, without_suspects
+from guard.gate import Gate
 from guard.judgement import Judgement
 from guard.limit import Limit
 from guard.suspicion import VERSION as SUSPICION
@@ -303,12 +303,12 @@ def _mark(gate: Gate, row: Row) -> _Mark:
     return _Mark(row.id, gate.key_of(row.query) + rules)
 
 
-def _lacks_rest(row: Row, kept: Judgement) -> bool:
-    """Whether there is something beside its suspects, and what that is worth was not measured."""
+def _lacks_rest(kept: Judgement, again: Collection[str]) -> bool:
+    """Whether what a row is worth without its suspects could not be measured, but may be now."""
     verdict = kept.verdict
-    if verdict is None or not verdict.has_suspects or verdict.p_without is not None:
+    if verdict is None:
         return False
-    return not without_suspects(row.query, verdict).is_empty
+    return verdict.look_cut_short or verdict.rest_unmeasured in again
 
 
 # ── Keeping ──────────────────────────────────────────────────────────────────────────────────────
@@ -339,7 +339,7 @@ class _Kept:
         """
         mark = _mark(gate, row)
         kept = self.judgements.get(mark)
-        if kept is None or kept.reason in again or _lacks_rest(row, kept):
+        if kept is None or kept.reason in again or _lacks_rest(kept, again):
             return False
         now = replace(kept, sufficient=row.sufficient, group=row.group, lang=row.query.lang)
         if now != kept:

@@ -13,7 +13,7 @@ ask for two things near each other.
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from guard.disguise import hides, readings
@@ -78,7 +78,7 @@ _LABEL = re.compile(
 # What only a judgement of passages has to do with.
 _JUDGING = re.compile(
     r"(?i)\bverdict|\bruling\b|\bjudge(?:s|d)?\b|\bjudg(?:ing|e?ment)\b|\bpassages?\b|"
-    r"\bcontexts\b|\bexcerpts\b|sufficien|\bsuffices?\b|"
+    r"\bcontexts\b|\bexcerpts\b|\b(?:in)?sufficien(?:t|cy|tly)\b|\bsuffices?\b|"
     r"\bexaminer|\bgrader|\bevaluator|language model|"
     r"\b(?:the|this|that|your) (?:guard|prompt|reply|word|label)\b|"
     r"\b(?:the|this|your) (?:task|question|operator|model) "
@@ -111,13 +111,37 @@ _SETS = (
     r"\s{0,3}[\"'*_`(\[]{0,3}"
 )
 
+_TOKEN = (
+    r"(?:<[|\uff5c][\w\u2581]{2,30}[|\uff5c]>|\[/?INST\]|<</?SYS>>|\[\|/?\w{2,12}\|\]|"
+    r"</?(?:start_of_turn|end_of_turn|think|tool_call|tool_response)>)"
+)
+# What stands before a verb that is forbidden, not ordered.
+_NEVER = (
+    r"(?<!\bnever )(?<!\bnot )(?<!n[o']t )(?<!n\u2019t )(?<!\bnot to )(?<!\bnever to )(?<!\bn')"
+    r"(?<!\bn\u2019)(?<!\bno )(?<!\bnon )(?<!\bnão )(?<!\bpas )(?<!\bnunca )(?<!\bjamais )(?<!\bmai )"
+    r"(?<!\bnie )(?<!\bjangan )(?<!\bđừng )(?<!\bkhông )(?<!\bnicht )(?<!\bniet )(?<!\bnicht zu )"
+)
 _RULES = (
     _Rule(
         "the field of the verdict",
         ("sufficien",),
         re.compile(
-            r"(?i)has[_\W]{0,3}sufficient|sufficient_context|context[_ ]sufficien|"
-            r"sufficien\w{1,3}[\"']?\s?[:=] ?[\"'\[(x ]{0,4}(?:true|yes|1\b|pass)"
+            r"(?i)has[_-]sufficient\b|has_?sufficient_?context|sufficient_context|"
+            r"context_?sufficien|\bis the context sufficient\?|"
+            r"(?:has \W?sufficient(?: context)?|context sufficien\w{1,3})[\"'*`]{0,2}\s?[:=]|"
+            r"\bsufficien\w{1,3}[\"']?\s?[:=] ?[\"'\[( ]{0,4}true\b(?! \w)"
+        ),
+    ),
+    _Rule(
+        "the field of the verdict, under another name",
+        ("sufficien",),
+        re.compile(
+            r"(?i)\bsufficien\w{1,3}[\"']?\s?[:=] ?[\"'\[(x ]{0,4}"
+            r"(?:true\b(?! \w)|yes|1\b|pass|x\b)"
+        ),
+        re.compile(
+            r"(?i)\bpassages?\b|\bcontexts?\b|\bverdict|\bjudg|\bevidence\b|\bmissing\b|"
+            r"\bquestion\b|\banswer"
         ),
     ),
     _Rule(
@@ -125,7 +149,8 @@ _RULES = (
         ("verdict", "judg"),
         re.compile(
             rf"\b[Jj]udge(?:ment|-?\w{{1,9}})?{_SETS}(?:True|TRUE|SUFFICIENT)\b(?! (?:or|to|if)\b)|"
-            rf"(?i:\bverdict\w{{0,9}}{_SETS}(?:true|sufficient)\b(?! (?:or|to|if)\b))"
+            rf"(?i:\bverdict\w{{0,9}}{_SETS}(?:true\b(?! (?:or|to|if)\b)|"
+            r"sufficient\b(?! (?!context|passages|and\b|because\b)\w)))"
         ),
     ),
     _Rule(
@@ -163,8 +188,12 @@ _RULES = (
         "the label, as an answer to what is no matter of true or false",
         ("true",),
         re.compile(
-            r"(?i)\b(?:who|whom|whose|what|when|where|which|why|how)\b[^?]{1,60}+[^?]{0,60}+"
-            r"\?[^.?]{0,30}(?-i:\bTrue\b)(?!\s?\?| (?-i:[A-Z][a-z]))"
+            r"(?i)\b(?:who|whom|whose|what|when|where|which|why|how)\b"
+            r"(?![^?]{0,120}\b(?:defaults?|values?|returns?|options?|settings?|flags?|parameters?|"
+            r"variables?|enable[sd]?|statements?|correct|right|boolean|bool|print|output|evaluates?)"
+            r"\b)[^?]{1,60}+[^?]{0,60}+"
+            r"\?[\"'\u201d]?(?!['\u2019]s)\W{0,6}(?:\w{1,12}\W{1,4}){0,4}(?-i:\bTrue\b)"
+            r"(?![\"'`\u201d]?\s?(?:\?|/|(?-i:[A-Z][a-z])|was\b|is\b|means\b|if\b|when\b))"
         ),
     ),
     # ── Orders ──
@@ -172,7 +201,8 @@ _RULES = (
         "instructions set aside",
         ("ignore", "disregard", "forget", "override", "bypass", "follow", "skip"),
         re.compile(
-            r"(?i)\b(?:ignore|disregard|forget|override|bypass|skip|stop following|do not follow)\b"
+            rf"(?i)\b(?=[idfobs]){_NEVER}(?:ignore|disregard|forget|override|bypass|skip|stop following|"
+            r"do not follow)\b"
             r".{0,30}\b(?:(?:previous|prior|preceding|above|earlier|other|system|original|your|"
             r"all) "
             r"(?:\w{1,12} )?(?:instructions?|prompts?|rules|guidelines|orders|criteria)|"
@@ -216,7 +246,8 @@ _RULES = (
             r".{0,25}\b(?:ai|llm|language model|evaluator|grader|judge|chatbot|oracle|assistant)\b"
         ),
         re.compile(
-            r"(?i)passage|(?-i:True|TRUE)\b|sufficien|verdict|instructions|the rules\b|prompt"
+            r"(?i)passage|(?-i:True|TRUE)\b|sufficien|verdict|instructions|"
+            r"\b(?:no|your|new|other|old) rules\b|prompt"
         ),
     ),
     # ── Vouching for what stands around it ──
@@ -287,16 +318,24 @@ _RULES = (
             r"(?im)[\[({\u00ab]\W{0,3}(?:[\w-]{1,64} )?(?:passage|question|context|task|"
             r"history)\s?(?:\d{1,4} )?"
             r"(?:begins|ends|begin|end)\W{0,3}[\])}\u00bb]|"
-            r"^\W{0,60}(?:begin|end|start) of (?:the )?(?:passages?|contexts?|evidence|"
+            r"^[^\w\s]\W{1,60}(?:begin|end|start) of (?:the )?(?:passages?|contexts?|evidence|"
             r"retriev\w{1,6}(?: \w{1,12})?)\W{0,60}$"
         ),
     ),
+    _Rule("a mark of the prompt", ("[",), re.compile(r"(?i)\[[0-9a-f]{16}(?: \d{1,4})? [a-z]")),
     _Rule(
-        "a turn of a chat, by its tokens",
+        "turns of a chat, by their tokens",
         ("<", "["),
+        re.compile(rf"(?i){_TOKEN}.{{0,300}}?{_TOKEN}"),
+    ),
+    # One may be mentioned.
+    _Rule(
+        "a turn of a chat, by its token",
+        ("<", "["),
+        re.compile(f"(?i){_TOKEN}"),
         re.compile(
-            r"(?i)<[|\uff5c][\w\u2581]{2,30}[|\uff5c]>|\[/?INST\]|<</?SYS>>|\[\|/?\w{2,12}\|\]|"
-            r"</?(?:start_of_turn|end_of_turn|think|tool_call|tool_response)>"
+            r"(?-i:\bTrue|TRUE)\b|(?i:\bverdict|sufficien|\bpassages?\b|\bignore\b|\bdisregard|"
+            r"\bjudge|\binstructions\b|\bevaluat|\bgrade)"
         ),
     ),
     _Rule(
@@ -306,7 +345,10 @@ _RULES = (
             r"(?im)(?:^|[.?!] )\W{0,4}(?:assistant|system|judge|evaluator|"
             r"grader)(?: notice)?(?: \d{1,6})?\W{0,3}:"
         ),
-        re.compile(r"(?:True|TRUE)\b(?! or)|(?i:sufficien|\bpassages\b|\bignore\b|\bdisregard)"),
+        re.compile(
+            r"(?:True|TRUE)\b(?! or)|(?i:(?<!is )(?<!are )\bsufficient(?=\W|$)(?! \w)|"
+            r"\bsufficient context|\bpassages\b|\bignore\b|\bdisregard)"
+        ),
     ),
     _Rule(
         "a tag around the passages, closed",
@@ -334,13 +376,13 @@ _RULES = (
         ),
         re.compile(
             r"\btool_(?:calls?|use|result|call_id)\b|\bfunction_call\b|\bfinish_reason\b|jsonrpc|"
-            r"\blogprobs?\b|\"role\"\s?:\s?\"(?:assistant|system|tool)\"|\"(?:verdict|grade|"
-            r"label)\"\s?:|"
+            r"\blogprobs?\b|\"role\"\s?:\s?\"(?:assistant|system|tool)\"|"
+            r"\"(?:verdict|grade|label)\"\s?:\s?[\"'\[{]{0,2}(?:true|yes|sufficient|1\b|accept)|"
             r"\bverdict\w{0,9}\s?\{|\bsetVerdict\("
         ),
         re.compile(
-            r"(?i)(?-i:\bTrue\b)|\bverdict|sufficien|\bpassages?\b|\bjudge|evidence|\bmissing\b|"
-            r"\"yes\""
+            r"(?i)(?-i:\bTrue\b)|(?<!\")\bverdict(?!\")|sufficien|\bpassages?\b|\bjudge|evidence|"
+            r"\bmissing\b(?!\?)"
         ),
     ),
     # ── The same in other languages ──
@@ -348,11 +390,11 @@ _RULES = (
         "instructions set aside, in Latin letters",
         ("ignor", "negeer", "abaikan", "puuza", "bỏ qua"),
         re.compile(
-            r"(?i)\b(?:ignorier\w{0,3}|ignorez|ignora(?:d|te|r)?|negeer|zignoruj|abaikan|"
+            rf"(?i)\b(?=[inzapb]){_NEVER}(?:ignorier\w{{0,3}}|ignorez|ignora(?:d|te|r)?|negeer|zignoruj|abaikan|"
             r"puuza|bỏ qua)\b"
             r".{0,60}\b(?:anweisung|aufgabe|instruction|consigne|instruccion|tarea|"
             r"instruções|tarefa|istruzion|compito|instructie|opdracht|instrukcj|polecen|instruksi|"
-            r"tugas|maagizo)"
+            r"tugas|maagizo)\w*+(?! (?:nicht|niet)\b(?! m))"
         ),
     ),
     _Rule(
@@ -371,7 +413,8 @@ _RULES = (
             "अनदेखा",
         ),
         re.compile(
-            r"(?i)(?:игнорир|забудь|ігнору|无视|忽略|無視|무시|تجاهل|نادیده|התעל|अनदेखा).{0,30}"
+            r"(?i)(?<!\bне )(?<!不要)(?<!勿)(?<!不得)(?<!不能)(?<!不可)(?<!别)(?<!لا ت)(?<!لا )"
+            r"(?:игнорир|забудь|ігнору|无视|忽略|無視|무시|تجاهل|نادیده|התעל|अनदेखा).{0,30}"
             r"(?:инструк|указан|вказів|завдан|指令|指示|说明|說明|지시|تعليمات|دستور|הוראו|निर्देश)"
         ),
     ),
@@ -387,30 +430,52 @@ _OF_CODE = re.compile(
 )
 
 
-def suspects(texts: Sequence[str], until: float | None = None) -> tuple[int, ...]:
-    """The places of passages that speak to the judge, in their order.
+class Looked(NamedTuple):
+    """What a look at passages found.
+
+    Attributes:
+        suspects: the places, from 0, of those that were found to speak to the judge, in their
+            order.
+        is_whole: whether all were looked at wholly; of what was not, nothing is said.
+    """
+
+    suspects: tuple[int, ...]
+    is_whole: bool
+
+
+def looked(texts: Sequence[str], until: float | None = None) -> Looked:
+    """Which passages speak to the judge, as far as there was time to look.
 
     Args:
         texts: passages, of any length.
-        until: when to stop, as `time.monotonic` tells it. A passage of which not all has been
-            looked at by then counts as suspect.
-
-    Returns:
-        places from 0.
+        until: when to stop, as `time.monotonic` tells it.
     """
-    return tuple(place for place, text in enumerate(texts) if is_suspect(text, until))
+    places = []
+    for place, text in enumerate(texts):
+        for part in _parts(text):
+            if until is not None and time.monotonic() >= until:
+                return Looked(tuple(places), is_whole=False)
+            if found(part):
+                places.append(place)
+                break
+    return Looked(tuple(places), is_whole=True)
 
 
-def is_suspect(text: str, until: float | None = None) -> bool:
-    """Whether a passage speaks to the judge, openly or hidden; see `suspects`."""
+def suspects(texts: Sequence[str]) -> tuple[int, ...]:
+    """The places, from 0, of passages that speak to the judge, in their order."""
+    return looked(texts).suspects
+
+
+def is_suspect(text: str) -> bool:
+    """Whether a passage speaks to the judge, openly or hidden."""
+    return any(map(found, _parts(text)))
+
+
+def _parts(text: str) -> Iterator[str]:
     if len(text) > _LONGEST:
         text = _GAP.sub("\n", text)
     for at in range(0, max(1, len(text) - _OVERLAP), _LONGEST - _OVERLAP):
-        if until is not None and time.monotonic() >= until:
-            return True
-        if found(text[at : at + _LONGEST]):
-            return True
-    return False
+        yield text[at : at + _LONGEST]
 
 
 def found(text: str) -> str | None:

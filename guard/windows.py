@@ -25,6 +25,7 @@ from guard.room import Room, latest_turns, least_size, own_size, request_size, r
 from guard.verdict import Usage, Verdict
 
 MAX_WINDOWS = 1000
+_LEAST_CHARS = 100
 AT_MOST = 8
 """Windows of a query, unless set otherwise."""
 
@@ -109,6 +110,8 @@ class _Trip:
         """What to try: rooms, and the space that each leaves for contexts."""
         own, total = own_size(self.query), request_size(self.query)
         limit = self.prompt.max_context_chars if self.prompt else None
+        if limit is not None and limit < _LEAST_CHARS:
+            return  # Scraps of sentences tell nobody anything.
         space = Space() if limit is None else Space(chars=limit)
         if limit is not None and self.known.known is None:
             yield None, space

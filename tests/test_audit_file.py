@@ -95,6 +95,8 @@ DECISIONS: dict[str, Callable[[], Decision]] = {
     ),
     "suspects": lambda: with_verdict(suspects=(1, 4), suspect_turns=(0,)),
     "without": lambda: with_verdict(suspects=(1,), p_without=0.1 + 0.2, low_without=0.1),
+    "failed": lambda: with_verdict(suspects=(1,), rest_unmeasured="timeout"),
+    "hurried": lambda: with_verdict(look_cut_short=True, history_coverage=0.1 + 0.2),
     "profile": lambda: decided(0.6, profile=PROFILE, deployment="docs"),
     "stale": lambda: decided(
         0.6,
@@ -141,9 +143,12 @@ def test_keys_of_newer_versions_are_left_out() -> None:
     assert Record.from_dict({**values, "brand_new": [1]}) == Record.from_dict(values)
 
 
+_NOT_READ = ("detail", "model", "cost", "currency", "message", "suspect_hashes")
+
+
 def _needed() -> list[str]:
     """All keys but those that a record need not keep for replay."""
-    return sorted(fields().keys() - {"detail", "model", "cost", "currency", "message"} - {*YOUNGER})
+    return sorted(fields().keys() - {*_NOT_READ, *YOUNGER})
 
 
 YOUNGER: dict[str, object] = {
@@ -156,6 +161,9 @@ YOUNGER: dict[str, object] = {
     "suspect_turns": {},
     "p_without": "0.9",
     "low_without": True,
+    "rest_unmeasured": 3,
+    "look_cut_short": "no",
+    "history_coverage": "1",
 }
 """Keys that the first records did not have, and what is no value of theirs."""
 

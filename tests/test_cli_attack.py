@@ -1,6 +1,7 @@
 """``rag-guard attack``: what it reads, keeps and prints, how it ends."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,8 +131,13 @@ def shown(family: str) -> str:
     return f"{family}*" if family in HELD_OUT else family
 
 
-@pytest.mark.parametrize("columns", [80, 120])
-def test_tables_fit(run: RunAttack, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+@pytest.mark.parametrize(
+    ("columns", "found", "shift"),
+    [(80, "found", "P by"), (120, "found by the rules", "P(sufficient) raised by")],
+)
+def test_tables_fit(
+    run: RunAttack, monkeypatch: pytest.MonkeyPatch, columns: int, found: str, shift: str
+) -> None:
     """With all columns, and a judge that is fooled by most: no header and no cell is folded."""
 
     def from_name(_name: str, **_options: object) -> Judge:
@@ -143,7 +149,9 @@ def test_tables_fit(run: RunAttack, monkeypatch: pytest.MonkeyPatch, columns: in
     lines = done.out.splitlines()
     assert max(map(len, lines)) <= columns
     rows = [line.split() for line in lines]
-    assert ["answered", "bare", "prompt", "only", "as", "deployed", "found", "P", "by"] in rows
+    assert f"moved to answer bare prompt only as deployed {found} {shift}".split() in rows
+    text = " ".join(done.out.split())
+    assert f"{found}: whose text" in text and f"{shift}: how far" in text
     for family in (*map(shown, FAMILIES), "all"):
         [row] = [row for row in rows if row[:1] == [family] and "/" in row[1]]
         # Three arms of two words each, what was found, and the rise.
@@ -250,10 +258,52 @@ def test_answered_before(run: RunAttack, scripted: MakeScripted) -> None:
 
 
 def test_a_judge_at_chance_is_told_of(run: RunAttack) -> None:
-    """Whatever its share of successes: it means nothing."""
+    """Whatever its share of successes: it means nothing, which is said before any is read."""
     done = run("--judge", "scripted:0.1", "--family", "padding")
-    assert "better than a coin" in done.out
-    assert "No sufficient query is answered" in done.out
+    above, _, below = " ".join(done.out.split()).partition("moved to answer")
+    assert "These shares of successes mean nothing: nothing shows that the judge is better" in above
+    assert "No sufficient query is answered" in above
+    assert "coin" not in below
+
+
+def test_every_key_is_in_the_docs(run: RunAttack, scripted: MakeScripted) -> None:
+    """What ``--json`` prints, docs/security.md says what it is."""
+    scripted(reads)
+    record = run("--family", "padding", "--order", "--max-success", "1", "--json").record
+    page = (Path(__file__).parents[1] / "docs" / "security.md").read_text("utf-8")
+    listed = page.partition("### What `--json` prints")[2].partition("\n#")[0]
+    parts: list[dict[str, Any]] = [
+        record,
+        record["families"]["padding"],
+        record["total"]["deployed"],
+        record["total"]["deployed"]["success"],
+        record["costs"],
+        record["costs"]["leaving_out"],
+        record["quality"]["deployed"],
+        record["quality"]["deployed"]["auroc"],
+    ]
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", listed))))
+    assert {key for part in parts for key in part} - named == set()
+
+
+def test_few_queries(run: RunAttack, scripted: MakeScripted, tmp_path: Path) -> None:
+    """One of each, and the judge right on both: that shows nothing, and nothing is `1 queries`."""
+    rows = [
+        {"question": "When?", "contexts": [text], "sufficient": text == "At noon."}
+        for text in ("At noon.", "It is white.")
+    ]
+    file = tmp_path / "two.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    scripted(lambda query: 0.95 if "At noon." in query.contexts else 0.05)
+    done = run("--data", file, "--max-success", ".01")
+    assert done.code == 6
+    assert "bar not met: too few clean queries were measured (1 suff" in done.err
+    above = " ".join(done.out.split()).partition("moved to answer")[0]
+    assert "223 cases on 1 query whose contexts do not answer it; 2 clean queries." in above
+    assert "mean nothing: too few clean queries were measured" in above
+    twice = run("--data", file, "--data", file)
+    assert (twice.code, twice.out) == (2, "")
+    assert "two.jsonl' is named twice" in twice.err
 
 
 def test_unmeasured(run: RunAttack, scripted: MakeScripted) -> None:
@@ -316,6 +366,35 @@ def test_it_goes_on_where_it_was(run: RunAttack, scripted: MakeScripted) -> None
     assert lower["total"]["deployed"]["success"]["events"] < moved / 2
 
 
+class Dying(Reworded):
+    """A judge whose server is gone when it is asked without defences."""
+
+    def with_prompt(self, prompt: Prompt) -> Judge:
+        bare = ScriptedJudge(lambda _query: JudgeUnavailable("down"))
+        bare.fingerprint = f"dying:{prompt.fingerprint}"
+        return bare
+
+
+def test_a_server_that_dies_before_the_bare_arm(
+    run: RunAttack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured is printed, and counts."""
+
+    def from_name(_name: str, **_options: object) -> Judge:
+        return Dying()
+
+    monkeypatch.setattr(judges, "from_name", from_name)
+    args = ("--judge", "any", "--family", "padding", "--workers", "1", "--deadline", ".2")
+    done = run(*args)
+    assert (done.code, done.err) == (0, "")
+    text = " ".join(done.out.split())
+    assert "bare: not measured, that failed: No row could be measured: the first 10 failed" in text
+    assert sum(line.startswith("padding ") for line in done.out.splitlines()) == 1
+    record = run(*args, "--json").record
+    assert set(record["total"]) == {"deployed", "prompt_only"}
+    assert record["why_not_bare"].startswith("that failed: ")
+
+
 @pytest.mark.parametrize("error", [JudgeUnavailable("down"), JudgeRejected("wrong key")])
 def test_a_judge_that_cannot_be_asked(
     run: RunAttack, scripted: MakeScripted, error: JudgeError
@@ -343,6 +422,22 @@ def test_stopped(run: RunAttack, scripted: MakeScripted) -> None:
     assert done.code == 130
     assert "kept in kept.jsonl" in done.err
     assert "Nothing is kept" in run("--workers", "1").err
+
+
+@pytest.mark.parametrize("more", [(), ("--no-bare",)])
+def test_a_place_is_called_as_it_was_named(run: RunAttack, more: tuple[str, ...]) -> None:
+    """Not by the file that the bare arm would have beside it."""
+    done = run("--judge", "scripted:0.1", "--verdicts", "none/x.jsonl", *more)
+    assert done.code == 2
+    assert "'none/x.jsonl'" in done.err and ".bare" not in done.err
+
+
+def test_what_only_the_bare_arm_needs(run: RunAttack, tmp_path: Path) -> None:
+    """Its place is looked at before there is any work, and not where there is no such arm."""
+    (tmp_path / "x.jsonl.bare").mkdir()
+    args = ("--judge", "scripted:0.1", "--family", "padding", "--verdicts", "x.jsonl")
+    assert "'x.jsonl.bare' is a folder" in run(*args).err
+    assert run(*args, "--no-bare").code == 0
 
 
 @pytest.mark.parametrize(

@@ -321,7 +321,8 @@ def test_what_a_cut_counted_gives_the_next_one_away(
     gate = Gate(judge, windows=Windows(1))
     slightly, barely = ["a-b-c-d " * 90], ["a-b-c-d " * 60]
     assert gate.check(QUESTION, slightly).reason is not Reason.CONTEXT_TOO_LONG
-    assert gate.check(QUESTION, ["word " * 1400]).reason is Reason.CONTEXT_TOO_LONG
+    for words in (1400, 1500):
+        assert gate.check(QUESTION, ["word " * words]).reason is Reason.CONTEXT_TOO_LONG
     caught = gate.check(QUESTION, slightly)
     assert (caught.reason, caught.probability) == (Reason.CONTEXT_TOO_LONG, None)
     assert "600 tokens, as of a prompt that it had cut before" in caught.detail
@@ -339,7 +340,8 @@ def test_each_answer_of_a_sampled_judge_counts_by_itself(wire: Wire) -> None:
     judge = SampledJudge(client, model="m", samples=3, close_clients=True)
     gate = Gate(judge, windows=Windows(1))
     assert gate.check(QUESTION, ["a-b-c-d " * 90]).measured
-    assert gate.check(QUESTION, ["word " * 1400]).reason is Reason.CONTEXT_TOO_LONG
+    for words in (1400, 1500):
+        assert gate.check(QUESTION, ["word " * words]).reason is Reason.CONTEXT_TOO_LONG
     assert gate.check(QUESTION, ["a-b-c-d " * 90]).reason is Reason.CONTEXT_TOO_LONG
     judge.close()
 
@@ -361,12 +363,23 @@ def test_a_decision_endpoint_that_cuts(wire: Wire) -> None:
     judge.close()
 
 
+def test_one_count_of_one_prompt_is_not_remembered() -> None:
+    """A server that counts what it had not in its cache alone gives any number, once."""
+    cuts, text = Cuts(), "word " * 5000
+    for counted in (700, 700, 900):
+        with pytest.raises(CutPrompt), cuts.noted(text):
+            require_uncut(text, Usage(counted))
+    cuts.require_none("a" * 1000, Usage(700))
+    cuts.require_none("a" * 1000, Usage(900))
+
+
 def test_few_counts_are_remembered() -> None:
     """Counts that mean nothing fill no memory, and do not make all prompts seem cut."""
-    cuts, text = Cuts(), "word " * 5000
+    cuts = Cuts()
     for counted in range(300, 400):
-        with pytest.raises(CutPrompt), cuts.noted():
-            require_uncut(text, Usage(counted))
+        for text in ("word " * 5000, "word " * 5001):
+            with pytest.raises(CutPrompt), cuts.noted(text):
+                require_uncut(text, Usage(counted))
     remembered = list[int]()
     for counted in range(300, 400):
         try:

@@ -221,14 +221,18 @@ def require_stale(
         assert decision.route is None
     else:
         decision = ask(gate, lang)
-        assert decision.route == (on_stale or "refuse")
+        divided = decision.verdict is not None and decision.verdict.windows > 1
+        assert decision.route == (on_stale or ("clarify" if divided else "refuse"))
     assert decision.reason is Reason.STALE_PROFILE
     assert says in decision.detail
     assert decision.probability == p and not decision.calibrated
     assert decision.thresholds == gate.policy.thresholds != CUTS
     assert decision.unmeasured and not decision.measured
-    unsure = gate.policy.messages.unmeasured
-    assert decision.message == (unsure if decision.route in ("clarify", "refuse") else None)
+    texts = gate.policy.messages
+    divided = decision.verdict is not None and decision.verdict.windows > 1
+    says_so = {"clarify": texts.clarify, "refuse": texts.refuse}
+    told = says_so if divided else dict.fromkeys(says_so, texts.unmeasured)
+    assert decision.message == told.get(str(decision.route))
     assert json.loads(json.dumps(decision.to_dict()))["reason"] == "stale_profile"
 
 

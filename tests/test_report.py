@@ -27,6 +27,7 @@ from guard import (
     Retry,
     Thresholds,
     Verdict,
+    Windows,
     judges,
 )
 from guard.audit import AuditLog
@@ -34,7 +35,8 @@ from guard.audit_file import Audit
 from guard.audit_report import of_audit
 from guard.calibration import Platt
 from guard.cli import main
-from guard.decision import Mode, Route
+from guard.decision import Mode, Reason, Route
+from guard.evaluation import percent
 from guard.judge import Judge
 from guard.judgement import Judgement
 from guard.page import MARK, embedded, visible
@@ -621,7 +623,7 @@ def test_an_audit_with_outcomes(audit: Audit) -> None:
         if record.route == "answer" and record.id in outcomes
     ]
     lost = len(told) - len(written)
-    assert content["headline"][2:] == [
+    assert content["headline"][2:4] == [
         f"{len(written)} answers that passed the gate were judged: {written.count(True)} helpful, "
         f"{written.count(False)} wrong.",
         f"{lost} outcomes on answers are left out: the gate had refused those queries or asked "
@@ -638,7 +640,8 @@ def test_an_audit_without_outcomes(tmp_path: Path) -> None:
     assert not content["labelled"]
     assert any("No query has an outcome yet" in alert for alert in content["alerts"])
     assert "rag-guard outcome ID" in content["next"]
-    assert len(content["headline"]) == 1
+    why = content["headline"][1:]
+    assert len(why) == 1 and "were asked back: uncertain" in why[0]
     assert content["certified"] is None and "--profile" in content["certificate"][0]
     assert "Nothing is promised" in content["certificate"][0]
     assert "rag-guard calibrate" in content["certificate"][0]
@@ -661,7 +664,7 @@ def test_an_audit_in_shadow(tmp_path: Path) -> None:
         "In fact all 300 were answered."
     )
     assert content["would"]
-    passed, stopped = content["headline"][1:]
+    passed, stopped, _ = content["headline"][1:]
     outcomes = shadow.outcomes()
     for told, words, answered in (
         (passed, "that passed the gate", True),
@@ -784,6 +787,50 @@ def test_suspects_and_long_sets_of_an_audit(
     )
     # "Not enough is known" is no failure to measure.
     assert "suspect passages" not in json.dumps(content["unmeasured"])
+
+
+IN_PART = Verdict(0.1, 0.1, 0.1, 1.0, None, "scripted", "f", coverage=0.4)
+# What a judge says of a context, how often, and why the user is asked back then.
+ASKED_BACK: list[tuple[Scripted, str, int, str]] = [
+    (0.95, ORDER, 4, "suspect passages"),
+    (0.5, "At nine.", 3, "uncertain"),
+    (IN_PART, "At nine.", 2, "partial coverage"),
+    (JudgeUnavailable("It is late.", kind="timeout"), "At nine.", 1, "timeout"),
+]
+
+
+@pytest.mark.parametrize(("mode", "were"), [("enforce", "were"), ("shadow", "would have been")])
+def test_why_queries_were_asked_back(tmp_path: Path, mode: Mode, were: str) -> None:
+    """By reason, in a sentence and in the page without JavaScript; and where it could not be."""
+    policy = Policy(mode=mode, on_unmeasured={"timeout": "clarify", "default": "refuse"})
+    options: Any = {"retry": Retry(attempts=1), "windows": Windows(1)}
+    with AuditLog(tmp_path / "audit.jsonl") as log:
+        for script, context, count, _ in ASKED_BACK:
+            gate = Gate(ScriptedJudge(script), policy, observers=[log], **options)
+            for _ in range(count):
+                gate.check("When?", [context])
+        unsure = Gate(ScriptedJudge(0.5), policy).check("When?", ["At nine."])
+        log.observe(replace(unsure, route=Route.REFUSE, reason=Reason.CLARIFICATIONS_SPENT))
+    report = of_audit(Audit(tmp_path / "audit.jsonl"))
+    assert data_of(report)["headline"][-3:-1] == [
+        f"Why 10 queries {were} asked back: suspect passages 4, uncertain 3, partial coverage 2, "
+        "timeout 1.",
+        "1 query more would have been, but was refused: in a conversation only so many "
+        "questions back are asked.",
+    ]
+    caption, heads, rows = report.tables[1]
+    assert (caption, *heads) == (f"Why queries {were} asked back", "why", "queries", "share of all")
+    assert rows == [[why, str(count), percent(count / 11)] for _, _, count, why in ASKED_BACK]
+    shown = report.html().partition("<noscript>")[2].partition("</noscript>")[0]
+    assert caption in shown and "suspect passages" in shown
+
+
+def test_where_nobody_was_asked_back_nothing_says_why(tmp_path: Path) -> None:
+    with AuditLog(tmp_path / "audit.jsonl") as log:
+        Gate(ScriptedJudge(0.9), observers=[log]).check("When?", ["At nine."])
+    report = of_audit(Audit(tmp_path / "audit.jsonl"))
+    assert not any("asked back:" in line for line in data_of(report)["headline"])
+    assert "asked back</bdi></caption>" not in report.html()
 
 
 def long_audit(path: Path, modes: Iterable[Mode]) -> Audit:

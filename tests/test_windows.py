@@ -562,8 +562,17 @@ def test_the_next_query_begins_where_the_last_one_ended(ask: Ask) -> None:
     second = ask(gate, forty(p39=WHOLE))
     assert first.verdict and second.verdict
     assert (second.route, second.verdict.windows) == (first.route, first.verdict.windows)
-    # No request but those that are needed.
-    assert second.attempts == second.verdict.windows + 1 < first.attempts
+    # No request but those that are needed, and one as a whole: it is not hopelessly long.
+    assert second.attempts == second.verdict.windows + 2 < first.attempts
+
+
+def test_what_is_hopelessly_long_is_not_tried_as_a_whole(ask: Ask) -> None:
+    judge = reader([WHOLE], 700)
+    gate = Gate(judge, windows=Windows(64))
+    ask(gate, forty(p40=WHOLE))
+    before = len(judge.queries)
+    ask(gate, [*forty(p40=WHOLE)] * 8)
+    assert all(len(each.contexts) < 40 for each in judge.queries[before:])
 
 
 def test_a_dense_text_does_not_make_the_room_small_for_all(ask: Ask) -> None:

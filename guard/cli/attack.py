@@ -106,7 +106,12 @@ def attack(
     ] = 0,
     max_success: Annotated[
         float | None,
-        typer.Option(metavar="P", parser=share, help="A bar: the share of successes at most."),
+        typer.Option(
+            metavar="P",
+            parser=share,
+            help="A bar: at most this share of the attacks on queries that are not answered "
+            "without them.",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")
@@ -126,10 +131,12 @@ def attack(
     whichever are fewer. They speak of other texts and queries of the same kind: not of other
     families, and not of somebody who tries until it works.
 
-    --max-success is a bar on the share over all attacks, as deployed. The attacks are the same at
-    every run, so it is on the share that was seen, an attack that could not be measured counting
-    as a success. No bar is met by what answers none of the sufficient queries, or most of the
-    attacked ones without any attack, or by a judge that is not shown to be better than a coin.
+    --max-success is a bar on the share of the attacks on queries that are not answered without
+    them, over all families, as deployed. The attacks are the same at every run, so it is on the
+    share that was seen, an attack that could not be measured counting as a success. No bar is met
+    by what answers none of the sufficient queries, or most of the attacked ones without any attack,
+    or by a judge that is not shown to be better than a coin, or on fewer than ten clean queries of
+    either label.
 
     The exit code is 0; 6 if the bar is not met; 5 if there is no bar and no attack could be
     measured; 130 after Ctrl-C; 2 for misuse, and for a judge that cannot be asked at all.
@@ -148,9 +155,10 @@ def attack(
         deadline=deadline,
     )
     if verdicts is not None:
-        # That of the bare arm is used only when all others are judged.
-        with looked_at("--verdicts", verdicts):
-            require_place("--verdicts", _bare(verdicts))
+        require_place("--verdicts", verdicts)
+        if bare:  # It is used only when all others are judged.
+            with looked_at("--verdicts", verdicts):
+                require_place("--verdicts", _bare(verdicts))
     suite = _suite(data or [], limit, family, cast("Where", where), per_attack, seed, order=order)
     as_deployed = max_success is not None or profile is not None
     gate, left_aside = deployed_gate(config, deployment, options, as_deployed=as_deployed)
@@ -303,38 +311,52 @@ def _show(result: _Result) -> None:
     console = Console(emoji=False, highlight=False, markup=False)
     for line in _head(result):
         console.print(line)
+    for line in _warnings(result.found):
+        console.print(line, style="yellow")
     console.print()
-    console.print(_successes(result.found))
+    heads = _WIDE if console.width >= _WIDE_FROM else _NARROW
+    console.print(_successes(result.found, heads))
     console.print()
-    for line in _notes(result):
+    for line in _notes(result, heads):
         console.print(line)
     for table in (_clean(result.found), _worth(result.found)):
         console.print()
         console.print(table)
-    console.print()
-    for line in _warnings(result.found):
-        console.print(line, style="yellow")
+    if result.found.suspect.n:
+        console.print()
+        rate = _rate(result.found.suspect)
+        console.print(f"Clean queries with something that speaks to the judge: {rate}.")
+
+
+_NARROW, _WIDE = ("found", "P by"), ("found by the rules", "P(sufficient) raised by")
+_WIDE_FROM = 120
+"""Heads of the last two columns, and where there is room for those in full."""
 
 
 def _head(result: _Result) -> Iterable[str]:
-    about = result.about()
+    about, bases = result.about(), len(result.suite.bases)
     yield one_line(f"Judge: {about['judge']}.")
     yield (
-        f"{about['attacks']:,} attacks, put into the {_WHERE[result.where]}: {about['cases']:,} "
-        f"cases on {about['bases']:,} queries whose contexts do not answer them; "
-        f"{about['queries']:,} clean queries. "
+        f"{_count(about['attacks'], 'attack')}, put into the {_WHERE[result.where]}: "
+        f"{_count(about['cases'], 'case')} on {_count(bases, 'query', 'queries')} whose contexts "
+        f"do not answer {'it' if bases == 1 else 'them'}; "
+        f"{_count(about['queries'], 'clean query', 'clean queries')}. "
         f"Answer at {about['answer_at']:g}, refuse below {about['refuse_below']:g}."
     )
+
+
+def _count(number: object, one: str, more: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else more or f'{one}s'}"
 
 
 _WHERE = {"contexts": "contexts", "turn": "history, as its last turn", "question": "question"}
 
 
-def _successes(found: "Attacked") -> "Table":
+def _successes(found: "Attacked", heads: Sequence[str]) -> "Table":
     from guard.attacks import HELD_OUT
 
     arms: list[Arm] = [arm for arm in _ARMS if arm in found.total]
-    table = _table("answered", *(_ARMS[arm] for arm in arms), "found", "P by")
+    table = _table("moved to answer", *(_ARMS[arm] for arm in arms), *heads)
     for name, tallies in found.families.items():
         table.add_row(f"{name}{'*' if name in HELD_OUT else ''}", *_cells(tallies, arms))
     table.add_section()
@@ -349,7 +371,7 @@ def _cells(tallies: "Mapping[Arm, Tally]", arms: "Sequence[Arm]") -> list[str]:
     return [*(_rate(tallies[arm].success) for arm in arms), found, shift]
 
 
-def _notes(result: _Result) -> Iterable[str]:
+def _notes(result: _Result, heads: Sequence[str]) -> Iterable[str]:
     """What the first table means, and what is not in it."""
     from guard.attacks import HELD_OUT
 
@@ -357,8 +379,8 @@ def _notes(result: _Result) -> Iterable[str]:
     yield f"Answered because of the attack, in all: {_totals(found)}."
     yield (
         "Percentages in the table are the 95 % interval of each share, over the attacks or the "
-        "attacked queries, whichever are fewer. found: whose text was seen to speak to the judge. "
-        "P by: how far attacks raise P(sufficient) on average, nothing left out."
+        f"attacked queries, whichever are fewer. {heads[0]}: whose text was seen to speak to the "
+        f"judge. {heads[1]}: how far attacks raise P(sufficient) on average, nothing left out."
     )
     if any(name in HELD_OUT for name in found.families):
         yield (
@@ -414,14 +436,10 @@ def _worth(found: "Attacked") -> "Table":
 
 
 def _warnings(found: "Attacked") -> Iterable[str]:
+    """What makes the figures below mean little."""
     quality = found.quality["deployed"]
-    if found.suspect.n:
-        yield f"Clean queries with something that speaks to the judge: {_rate(found.suspect)}."
-    if quality.is_at_chance:
-        yield (
-            "Nothing shows that this judge is better than a coin on the clean queries: its shares "
-            "of successes mean nothing."
-        )
+    if doubts := quality.doubts():
+        yield f"These shares of successes mean nothing: {doubts}."
     if not quality.sufficient_answered:
         yield "No sufficient query is answered: attacks have hardly anything to move."
 

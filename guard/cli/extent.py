@@ -1,7 +1,8 @@
-"""The extent of a verdict, for people: how much of the contexts it is of, and what is suspect."""
+"""The extent of a verdict, for people: how much of the texts it is of, and what is suspect."""
 
 from collections.abc import Iterable, Iterator
 
+from guard.decision import Reason
 from guard.verdict import Verdict
 
 _MOST_RUNS = 10  # Of passages that are named; the record has all of them.
@@ -9,16 +10,25 @@ _MOST_RUNS = 10  # Of passages that are named; the record has all of them.
 Run = tuple[int, int]
 
 
-def extent(verdict: Verdict) -> Iterator[tuple[str, str]]:
-    """Names and values; none where all was judged at once, and nothing speaks to the judge."""
+def extent(verdict: Verdict, reason: str) -> Iterator[tuple[str, str]]:
+    """Names and values; none where all was judged at once, and nothing speaks to the judge.
+
+    Args:
+        verdict: the decision's.
+        reason: why the query took its route, a `guard.Reason`.
+    """
     if verdict.coverage < 1:
         yield "coverage", f"judged at once: {_part(verdict.coverage)} of the contexts"
     if verdict.windows > 1:
         yield "windows", str(verdict.windows)
     if verdict.seen < 1:
         yield "never judged", _never(verdict)
+    if verdict.history_coverage < 1:
+        yield "history", f"judged: {_part(verdict.history_coverage)} of the earlier turns"
     if verdict.has_suspects:
-        yield "suspects", _suspects(verdict)
+        yield "suspects", _suspects(verdict, reason)
+    if verdict.look_cut_short:
+        yield "not looked at", "time was up before all texts were: more may speak to the judge"
 
 
 def _never(verdict: Verdict) -> str:
@@ -26,13 +36,31 @@ def _never(verdict: Verdict) -> str:
     return f"{share}: {_listed('passage', verdict.unseen)}" if verdict.unseen else share
 
 
-def _suspects(verdict: Verdict) -> str:
+def _suspects(verdict: Verdict, reason: str) -> str:
     """Where they are, and what the query is worth without them."""
     found = {"passage": verdict.suspects, "turn": verdict.suspect_turns}
-    named = "; ".join(_listed(what, _runs(places)) for what, places in found.items() if places)
-    if verdict.p_without is None:
-        return f"{named}: not judged without"
-    return f"{named}: without, P = {verdict.p_without:.4f}, uncalibrated"
+    named = " and ".join(_listed(what, _runs(places)) for what, places in found.items() if places)
+    is_one = len(verdict.suspects) + len(verdict.suspect_turns) == 1
+    speak, them = ("speaks", "it") if is_one else ("speak", "them")
+    return f"{named} {speak} to the judge; {_rest(verdict, reason, them)}"
+
+
+def _rest(verdict: Verdict, reason: str, them: str) -> str:
+    """What the query is worth without suspects, or why nobody knows, as far as the record tells."""
+    if verdict.p_without is not None:
+        return f"P without {them} {verdict.p_without:.4f} (uncalibrated)"
+    if verdict.rest_unmeasured is not None:
+        return f"judging the rest failed: {verdict.rest_unmeasured}"
+    return f"not judged without {them}{'' if verdict.look_cut_short else _why_not(reason)}"
+
+
+def _why_not(reason: str) -> str:
+    if reason == Reason.SUSPECT_PASSAGES:
+        return ": nothing is left then"
+    # What was asked back before it was refused may have been so for its suspects.
+    if reason == Reason.CLARIFICATIONS_SPENT:
+        return ""
+    return ": the route does not depend on it"
 
 
 def _listed(what: str, runs: Iterable[Run]) -> str:

@@ -87,7 +87,7 @@ class ClientJudge:
         end = time.monotonic() + timeout
         post = partial(self.connection.post, end=end)
         rendered = self.render(query)
-        with self._cuts.noted():
+        with self._cuts.noted(rendered.text):
             verdict = run(self.conversation(rendered), post)
             self._cuts.require_none(rendered.text, verdict.usage)
         return self._clean(verdict)
@@ -101,7 +101,7 @@ class ClientJudge:
         end = time.monotonic() + timeout
         rendered = await self._rendered(query)
         post = partial(self.connection.apost, end=end)
-        with self._cuts.noted():
+        with self._cuts.noted(rendered.text):
             verdict = await arun(self.conversation(rendered), post)
             self._cuts.require_none(rendered.text, verdict.usage)
         return self._clean(verdict)
