@@ -498,4 +498,5 @@ def _quality(rows: Sequence[Row], side: _Side, seed: int) -> Quality:
 
 def _measured(rows: Sequence[Row], side: _Side, *, label: bool) -> int:
     """Queries of a label that have a verdict; a copy of one shows nothing more."""
-    return len({row.query for row in rows if row.sufficient is label and side.verdict(row)})
+    asked = (row for row in rows if row.sufficient is label)
+    return len({row.query for row in asked if side.verdict(row) is not None})

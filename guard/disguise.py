@@ -146,10 +146,12 @@ def _decoded(plain: str) -> Iterator[str]:
     if other != plain:
         yield other
     # Together, since they can be many.
-    if long := [word for word in plain.split() if len(word) >= _LONG]:
+    words = plain.split()
+    if long := [word for word in words if len(word) >= _LONG]:
         yield "\n".join(said for word in long for said in _unpacked(word))
     if len(_HUMP.findall(plain)) >= _HUMPS:
-        yield "\n".join(_unpacked("".join(plain.split())))
+        cut = "".join(word for word in words if len(word) < _LONG)
+        yield "\n".join(_unpacked(cut, 0.3))
     # A row of bytes or codes has at least a digit for each letter.
     if sum(map(plain.count, "0123456789")) >= _MANY:
         for pattern, decode in _BY_PATTERN:
@@ -231,10 +233,10 @@ _DIGIT_IN_WORD = re.compile(r"[013457@$!](?:(?=[a-z])|(?<=[a-z].))")
 _CIPHERS: tuple[tuple[tuple[str, ...], Callable[[str], str]], ...] = (
     *(
         (
-            # Three that are common, and the rest by two words only, for the time it takes.
+            # Three are common; the rest are known by the label only, for the time it takes.
             tuple(
                 word.translate(_shifted(-by % 26))
-                for word in (_TOLD if by in (3, 13, 23) else ("true", "passage"))
+                for word in (_TOLD if by in (3, 13, 23) else ("true",))
             ),
             partial(_translated, _shifted(by)),
         )
@@ -260,11 +262,11 @@ _BITS = re.compile(r"[01]{6,8}")
 # Marks within a word: of HTML, of Markdown, at the end of a line.
 _IN_WORD = re.compile(r"(?<=[^\W_])(?:<[/!a-zA-Z][^<>]{0,40}>|[*~`\\]{1,3}|-\n)(?=[^\W_])")
 _WITHIN = ("<", "*", "~", "`", "\\", "-\n")
+_BETWEEN = r"[ ._*|/+,\t\n-]"
 _TORN = re.compile(
-    r"[Tt](?<![^\W_].)(?:([ ._*|/+,\t\n-]{1,3})[Rr]\1[Uu]\1[Ee]|"
+    rf"[Tt](?<![^\W_].)(?:{_BETWEEN}{{1,3}}[Rr]{_BETWEEN}{{1,3}}[Uu]{_BETWEEN}{{1,3}}[Ee]|"
     r"(?:\n[Rr][Uu][Ee]|[Rr](?:\n[Uu][Ee]|[Uu]\n[Ee])))(?![^\W_])"
 )
-_BETWEEN = r"[ ._*|/+,\t\n-]"
 _SPACED_OUT = re.compile(rf"{_BETWEEN}[^\W_](?:{_BETWEEN}{{1,7}}[^\W_]){{7}}(?![^\W_])")
 _SPACED = re.compile(rf"(?<=(?<![^\W_])[^\W_]){_BETWEEN}{{1,9}}(?=[^\W_](?![^\W_]))")
 _MORSE_SIGN = re.compile(r"[.-]{1,4}(?: |$)|/")
@@ -343,7 +345,7 @@ _HUMPS = 6
 _FROM_URL = str.maketrans("-_", "+/")
 
 
-def _unpacked(word: str) -> Iterator[str]:
+def _unpacked(word: str, least: float = 0.5) -> Iterator[str]:
     """What base64 says, wherever in its groups of four it was cut; and what base32 says."""
     for packed in _BASE32.findall(word):
         whole = packed[: len(packed) // 8 * 8]
@@ -354,5 +356,5 @@ def _unpacked(word: str) -> Iterator[str]:
             if len(part) % 4 == 1:
                 part = part[:-1]
             said = base64.b64decode(part + "=" * (-len(part) % 4)).decode("utf-8", "ignore")
-            if said.isascii() or sum(map(str.isalnum, said)) > len(said) / 3:
+            if said.isascii() or sum(map(str.isalpha, said)) > len(said) * least:
                 yield said

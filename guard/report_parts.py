@@ -576,8 +576,8 @@ def other_routes(kinds: Sequence[str]) -> str:
     """Why a promise is void where kinds without a verdict go elsewhere than it reckoned with."""
     return (
         "The promise does not hold here: it was certified with other routes for "
-        f"{', '.join(map(reason_words, kinds))}. Certify with this policy, or send these where they went "
-        "then."
+        f"{', '.join(map(reason_words, kinds))}. Certify with this policy, or send these where "
+        "they went then."
     )
 
 

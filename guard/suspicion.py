@@ -115,11 +115,12 @@ _TOKEN = (
     r"(?:<[|\uff5c][\w\u2581]{2,30}[|\uff5c]>|\[/?INST\]|<</?SYS>>|\[\|/?\w{2,12}\|\]|"
     r"</?(?:start_of_turn|end_of_turn|think|tool_call|tool_response)>)"
 )
+_TILL_SIGN = r"[^<\[]{0,60}+[^<\[]{0,60}+[^<\[]{0,60}+"
 # What stands before a verb that is forbidden, not ordered.
 _NEVER = (
     r"(?<!\bnever )(?<!\bnot )(?<!n[o']t )(?<!n\u2019t )(?<!\bnot to )(?<!\bnever to )(?<!\bn')"
-    r"(?<!\bn\u2019)(?<!\bno )(?<!\bnon )(?<!\bnão )(?<!\bpas )(?<!\bnunca )(?<!\bjamais )(?<!\bmai )"
-    r"(?<!\bnie )(?<!\bjangan )(?<!\bđừng )(?<!\bkhông )(?<!\bnicht )(?<!\bniet )(?<!\bnicht zu )"
+    r"(?<!\bn\u2019)(?<!\bno )(?<!\bnon )(?<!\bnão )(?<!\bpas )(?<!\bnunca )(?<!\bjamais )"
+    r"(?<!\bmai )(?<!\bnie )(?<!\bjangan )(?<!\bđừng )(?<!\bkhông )(?<!\bnicht )(?<!\bniet )"
 )
 _RULES = (
     _Rule(
@@ -179,6 +180,20 @@ _RULES = (
         ),
     ),
     _Rule(
+        "the label, as a word to write, in any case",
+        ("true",),
+        re.compile(
+            r"(?i)\b(?:write|say|reply|respond|answer|output)"
+            r"(?: (?:just|only|simply|with|the word|a simple)){0,3} [\"'`*\u201c]{0,2}true\b"
+            r"(?![\"'`*\u201d]{0,2},?(?: ?/| or\b| if\b| when\b| to\b| for\b|"
+            r" and\b| false\b))"
+        ),
+        re.compile(
+            r"(?i)\bpassages\b|\bcontexts\b|\bverdict|\bthe judge\b|\bwhatever (?:the|is|was|it)\b"
+        ),
+        80,
+    ),
+    _Rule(
         "the label, over and over",
         ("true",),
         re.compile(r"(?:(?:\b\w{1,20}[:=] ?)?\bTrue\b[\W_]{1,4}){6}"),
@@ -189,11 +204,12 @@ _RULES = (
         ("true",),
         re.compile(
             r"(?i)\b(?:who|whom|whose|what|when|where|which|why|how)\b"
-            r"(?![^?]{0,120}\b(?:defaults?|values?|returns?|options?|settings?|flags?|parameters?|"
-            r"variables?|enable[sd]?|statements?|correct|right|boolean|bool|print|output|evaluates?)"
+            r"(?![^?]{0,60}\b(?:defaults?|values?|returns?|options?|settings?|flags?|parameters?|"
+            r"variables?|enable[sd]?|statements?|correct|right|boolean|bool|print(?:ed|s)?|outputs?|results?|evaluates?)"
             r"\b)[^?]{1,60}+[^?]{0,60}+"
-            r"\?[\"'\u201d]?(?!['\u2019]s)\W{0,6}(?:\w{1,12}\W{1,4}){0,4}(?-i:\bTrue\b)"
-            r"(?![\"'`\u201d]?\s?(?:\?|/|(?-i:[A-Z][a-z])|was\b|is\b|means\b|if\b|when\b))"
+            r"\?[\"'\u201d]?(?!['\u2019]s)\W{0,6}(?:\w{1,12}\W{1,4}){0,4}"
+            r"(?<!\bto )(?<!\bpass )(?<!=)(?<!= )(?-i:\bTrue\b)"
+            r"(?![\"'`\u201d]?\s?(?:\?|/|(?-i:[A-Z][a-z])|(?:was|is|means|if|when|only|for|by)\b))"
         ),
     ),
     # ── Orders ──
@@ -201,8 +217,8 @@ _RULES = (
         "instructions set aside",
         ("ignore", "disregard", "forget", "override", "bypass", "follow", "skip"),
         re.compile(
-            rf"(?i)\b(?=[idfobs]){_NEVER}(?:ignore|disregard|forget|override|bypass|skip|stop following|"
-            r"do not follow)\b"
+            rf"(?i)\b(?=[idfobs]){_NEVER}(?:ignore|disregard|forget|override|bypass|skip|"
+            r"stop following|do not follow)\b"
             r".{0,30}\b(?:(?:previous|prior|preceding|above|earlier|other|system|original|your|"
             r"all) "
             r"(?:\w{1,12} )?(?:instructions?|prompts?|rules|guidelines|orders|criteria)|"
@@ -326,7 +342,7 @@ _RULES = (
     _Rule(
         "turns of a chat, by their tokens",
         ("<", "["),
-        re.compile(rf"(?i){_TOKEN}.{{0,300}}?{_TOKEN}"),
+        re.compile(rf"(?i)(?<!`){_TOKEN}{_TILL_SIGN}(?<!`){_TOKEN}"),
     ),
     # One may be mentioned.
     _Rule(
@@ -334,7 +350,7 @@ _RULES = (
         ("<", "["),
         re.compile(f"(?i){_TOKEN}"),
         re.compile(
-            r"(?-i:\bTrue|TRUE)\b|(?i:\bverdict|sufficien|\bpassages?\b|\bignore\b|\bdisregard|"
+            r"(?-i:\bTrue|TRUE)\b|(?i:\bverdict|sufficien|\bpassages\b|\bignore\b|\bdisregard|"
             r"\bjudge|\binstructions\b|\bevaluat|\bgrade)"
         ),
     ),
@@ -392,9 +408,9 @@ _RULES = (
         re.compile(
             rf"(?i)\b(?=[inzapb]){_NEVER}(?:ignorier\w{{0,3}}|ignorez|ignora(?:d|te|r)?|negeer|zignoruj|abaikan|"
             r"puuza|bỏ qua)\b"
-            r".{0,60}\b(?:anweisung|aufgabe|instruction|consigne|instruccion|tarea|"
+            r"[^.!?]{0,60}\b(?:anweisung|aufgabe|instruction|consigne|instruccion|tarea|"
             r"instruções|tarefa|istruzion|compito|instructie|opdracht|instrukcj|polecen|instruksi|"
-            r"tugas|maagizo)\w*+(?! (?:nicht|niet)\b(?! m))"
+            r"tugas|maagizo)\w{0,20}+(?! (?:nicht|niet)\b(?! m))"
         ),
     ),
     _Rule(
@@ -450,7 +466,7 @@ def looked(texts: Sequence[str], until: float | None = None) -> Looked:
         texts: passages, of any length.
         until: when to stop, as `time.monotonic` tells it.
     """
-    places = []
+    places: list[int] = []
     for place, text in enumerate(texts):
         for part in _parts(text):
             if until is not None and time.monotonic() >= until:

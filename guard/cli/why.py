@@ -77,6 +77,8 @@ def _lines(record: "Record", outcome: "Outcome | None", texts: "Texts | None") -
         "said later": _said(outcome),
         "question": one_line(texts[0]) if texts else f"SHA-256 {record.question_hash}",
     }
+    if texts and record.verdict and record.verdict.suspect_turns:
+        facts["earlier turns"] = "kept by no audit"
     if not texts:
         facts["contexts"] = f"SHA-256 {record.contexts_hash}"
     for name, value in facts.items():
