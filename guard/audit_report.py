@@ -103,6 +103,7 @@ def of_audit(
                 *log.asked_back(),
                 *log.suspects(),
             ],
+            "asked_back": log.asked_back_drawn(),
             "next": _next(log, parts, profile),
             "would": not log.all_enforced,
             "certificate": _certificate(profile, void),
@@ -476,6 +477,11 @@ class _Log:
             for reason, count in self._asked_back.most_common()
         ]
         return f"Why queries {self._were(2)} asked back", ["why", "queries", "share of all"], rows
+
+    def asked_back_drawn(self) -> dict[str, object] | None:
+        """The table as the page draws it; ``None`` where nobody was asked back."""
+        caption, heads, rows = self.asked_back_table()
+        return {"caption": caption, "heads": heads, "rows": rows} if rows else None
 
     def _were(self, number: int) -> str:
         return were(number) if self.all_enforced else "would have been"

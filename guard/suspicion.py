@@ -401,6 +401,7 @@ _RULES = (
             r"\bmissing\b(?!\?)"
         ),
     ),
+    _Rule("the label, and nothing else", ("true",), re.compile(r"\A\W{0,9}True\W{0,9}\Z")),
     # ── The same in other languages ──
     _Rule(
         "instructions set aside, in Latin letters",
