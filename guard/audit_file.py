@@ -238,7 +238,8 @@ def _all_if_none(value: float | None) -> float:
 def _kind(value: Any) -> UnmeasuredKind | None:
     if value is not None and value not in UNMEASURED_KINDS:
         raise _wrong("rest_unmeasured", f"is {value!r:.40}, which this version does not know")
-    return cast("UnmeasuredKind | None", value)
+    kind: UnmeasuredKind | None = value
+    return kind
 
 
 def _places(name: str, values: "list[Any] | None") -> tuple[int, ...]:

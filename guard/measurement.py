@@ -87,8 +87,8 @@ class Notes:
 
     def settle(self) -> None:
         """The last window's breaker is that of the query."""
-        found = [part.breaker for part in self.parts if part.breaker]
-        self.breaker = found[-1] if found else self.breaker
+        for part in self.parts:
+            self.breaker = part.breaker or self.breaker
 
 
 class _Step(NamedTuple):
