@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from guard.decision import Reason
+from guard.pieces import runs
 from guard.verdict import Verdict
 
 _MOST_RUNS = 10  # Of passages that are named; the record has all of them.
@@ -39,7 +40,9 @@ def _never(verdict: Verdict) -> str:
 def _suspects(verdict: Verdict, reason: str) -> str:
     """Where they are, and what the query is worth without them."""
     found = {"passage": verdict.suspects, "turn": verdict.suspect_turns}
-    named = " and ".join(_listed(what, _runs(places)) for what, places in found.items() if places)
+    named = " and ".join(
+        _listed(what, runs(sorted(places))) for what, places in found.items() if places
+    )
     is_one = len(verdict.suspects) + len(verdict.suspect_turns) == 1
     speak, them = ("speaks", "it") if is_one else ("speak", "them")
     return f"{named} {speak} to the judge; {_rest(verdict, reason, them)}"
@@ -74,16 +77,6 @@ def _listed(what: str, runs: Iterable[Run]) -> str:
 
 def _named(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}–{last}"
-
-
-def _runs(places: Iterable[int]) -> list[Run]:
-    found = list[Run]()
-    for place in sorted(places):
-        if found and place == found[-1][1] + 1:
-            found[-1] = found[-1][0], place
-        else:
-            found.append((place, place))
-    return found
 
 
 def _part(share: float) -> str:
