@@ -28,7 +28,12 @@ from guard.worker import shared_workers
 from guard_llama_index import GuardedQueryEngine
 from guard_llama_index.answering import Mode
 
-pytestmark = [pytest.mark.local, pytest.mark.wire, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.local,
+    pytest.mark.wire,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("no_pauses"),
+]
 
 ATTEMPTS = 2
 MODES: tuple[Mode, ...] = ("before", "parallel")
