@@ -40,17 +40,15 @@ def fresh_endpoints() -> None:
     endpoint_for.cache_clear()
 
 
-@pytest.fixture(scope="module")
-def no_pauses() -> Generator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def no_pauses() -> None:
     """The collector does not go through what a thousand other tests have left.
 
     In a whole suite that takes more than half a second and stops everything, and deadlines of a
-    third of one pass meanwhile.
+    third of one pass meanwhile. What lives between two modules, lives to the end: it stays frozen.
     """
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from guard.judges import ChatJudge
 from guard.prompt import DEFAULT_PROMPT
 from guard.testing import Scripted, ScriptedJudge
 
-pytestmark = pytest.mark.usefixtures("no_pauses")
 
 SECONDS = 10.0
 LATE = 0.5  # Seconds.

@@ -27,7 +27,7 @@ from guard import Decision, Gate, Policy, Retry
 from guard.judges import ChatJudge
 from guard.worker import shared_workers
 
-pytestmark = [pytest.mark.wire, pytest.mark.usefixtures("no_pauses")]
+pytestmark = pytest.mark.wire
 
 
 @pytest.fixture(autouse=True, scope="module")

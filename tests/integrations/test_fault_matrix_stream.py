@@ -28,12 +28,7 @@ from guard.worker import shared_workers
 from guard_llama_index import GuardedQueryEngine
 from guard_llama_index.answering import Mode
 
-pytestmark = [
-    pytest.mark.local,
-    pytest.mark.wire,
-    pytest.mark.slow,
-    pytest.mark.usefixtures("no_pauses"),
-]
+pytestmark = [pytest.mark.local, pytest.mark.wire, pytest.mark.slow]
 
 ATTEMPTS = 2
 MODES: tuple[Mode, ...] = ("before", "parallel")
