@@ -27,7 +27,6 @@ from guard.judges import ChatJudge
 from guard.prompt import DEFAULT_PROMPT
 from guard.testing import Scripted, ScriptedJudge
 
-
 SECONDS = 10.0
 LATE = 0.5  # Seconds.
 TIMES = 40  # As much memory as the input, and 30 MB that any query may take.

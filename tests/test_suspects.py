@@ -42,7 +42,6 @@ from guard.survey import survey
 from guard.suspicion import found as rule_in
 from guard.testing import Scripted, ScriptedJudge
 
-
 Ask = Callable[..., Decision]
 QUESTION = "When does the Tarn ferry leave on Sundays?"
 FACT = "On Sundays the Tarn ferry leaves at nine."
