@@ -14,20 +14,21 @@ from guard._fork import renew_in_child
 
 T = TypeVar("T")
 
-_THREADS = 8
-
 
 class _Aside:
-    def __init__(self) -> None:
+    def __init__(self, name: str, threads: int) -> None:
+        self._name, self._threads = name, threads
         self.begin_anew()
         renew_in_child(self)
 
     def begin_anew(self) -> None:
         """Without threads: in a forked child there are none."""
-        self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="rag-guard-aside")
+        self.threads = ThreadPoolExecutor(self._threads, thread_name_prefix=self._name)
 
 
-_aside = _Aside()
+_aside = _Aside("rag-guard-aside", 8)
+# Work on texts must not wait for a hung disk.
+_working = _Aside("rag-guard-working", 4)
 
 
 async def aside(call: Callable[[], T], seconds: float | None) -> "Future[T]":
@@ -36,7 +37,16 @@ async def aside(call: Callable[[], T], seconds: float | None) -> "Future[T]":
     It goes on to its end whether or not anybody still waits, and even if the caller is cancelled:
     the result is done, or it is late.
     """
-    future = _aside.threads.submit(copy_context().run, call)
+    return await _on(_aside, call, seconds)
+
+
+async def worked_aside(call: Callable[[], T], seconds: float | None) -> "Future[T]":
+    """As `aside`, for what keeps a processor busy and waits for nothing."""
+    return await _on(_working, call, seconds)
+
+
+async def _on(own: _Aside, call: Callable[[], T], seconds: float | None) -> "Future[T]":
+    future = own.threads.submit(copy_context().run, call)
     waiting = asyncio.wrap_future(future)
     # `wait` cancels nothing, and a future that nobody looks at any more must not complain.
     waiting.add_done_callback(_looked_at)

@@ -10,8 +10,8 @@ Any number of threads and processes may write one audit, forked ones too. On Win
 systems without locks, one audit is for one process.
 
 A process that was stopped while it held the file's lock holds up no other for long: a query waits
-half a second at most, a whole one where texts are kept. Then records wait in memory, 500 kB of them
-(some 400), and one query a second tries again, for 0.1 s; they are written in their order by the
+half a second at most, a whole one where texts are kept. Then records wait in memory, 5 MB of them
+(some 4,000), and one query a second tries again, for 0.1 s; they are written in their order by the
 first that gets the lock, at `AuditLog.close`, or at the interpreter's end. A process that is killed
 meanwhile loses those that wait; a forked child leaves them to its parent.
 """
@@ -43,7 +43,7 @@ MAX_DAYS = 36_500
 # Seconds. A query waits for the sum of the first two at most, once for records, once for texts.
 _WAIT, _SHORT_WAIT = 0.4, 0.1
 _TRY_EVERY = 1.0
-_MOST_WAITING = 500_000  # Bytes of lines.
+_MOST_WAITING = 5_000_000  # Bytes of lines.
 
 
 class AuditLog:
@@ -250,7 +250,7 @@ class _Kept:
     def _wait_on(self, why: str | None) -> None:
         with self._state:
             self._next_try = time.monotonic() + _TRY_EVERY
-        self._tell(f"wait in memory, and are lost beyond {_MOST_WAITING // 1000} kB,", why)
+        self._tell(f"wait in memory, and are lost beyond {_MOST_WAITING // 1_000_000} MB,", why)
         self._lose_what_is_too_much()
 
     def _is_lost(self, why: str | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 from guard._json import as_list, as_map, as_text
 from guard.decision import Reason, Route
-from guard.errors import UNMEASURED_KINDS, ConfigError, Tried
+from guard.errors import UNMEASURED_KINDS, ConfigError, Tried, UnmeasuredKind
 from guard.line_file import LeftOut, lines_of, may_be_half, real_path, rotated, rotated_at
 from guard.outcomes import Outcome, OutcomeFile
 from guard.verdict import Usage, Verdict
@@ -119,11 +119,14 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "breaker": _TEXT + _NONE,
     "windows": (int, *_NONE),
     **dict.fromkeys(("unseen", "suspects", "suspect_turns"), (list, *_NONE)),
-    **dict.fromkeys(("seen", "p_without", "low_without"), _NUMBER + _NONE),
+    **dict.fromkeys(("seen", "p_without", "low_without", "history_coverage"), _NUMBER + _NONE),
+    "rest_unmeasured": _TEXT + _NONE,
+    "look_cut_short": _FLAG + _NONE,
 }
 _SINCE_THEN: Mapping[str, object] = {
     **dict.fromkeys(("attempts", "breaker", "windows", "seen", "unseen")),
-    **dict.fromkeys(("suspects", "suspect_turns", "p_without", "low_without")),
+    **dict.fromkeys(("suspects", "suspect_turns", "p_without", "low_without", "rest_unmeasured")),
+    **dict.fromkeys(("history_coverage", "look_cut_short")),
 }
 """Keys that the first records did not have."""
 _AS_THEY_ARE = tuple(each.name for each in fields(Record) if each.name not in ("time", "verdict"))
@@ -200,12 +203,15 @@ def _verdict(values: Mapping[str, Any]) -> Verdict | None:
             p_underspecified=values["p_underspecified"],
             tried=tuple(map(_tried, values["tried"])),
             windows=1 if values["windows"] is None else values["windows"],
-            seen=1.0 if values["seen"] is None else values["seen"],
+            seen=_all_if_none(values["seen"]),
             unseen=tuple(map(_run, values["unseen"] or ())),
             suspects=_places("suspects", values["suspects"]),
             suspect_turns=_places("suspect_turns", values["suspect_turns"]),
             p_without=values["p_without"],
             low_without=values["low_without"],
+            rest_unmeasured=_kind(values["rest_unmeasured"]),
+            look_cut_short=values["look_cut_short"] or False,
+            history_coverage=_all_if_none(values["history_coverage"]),
         )
     except ConfigError:
         raise
@@ -225,6 +231,17 @@ def _usage(values: Mapping[str, Any]) -> Usage:
     return Usage(**counts, requests=requests)
 
 
+def _all_if_none(value: float | None) -> float:
+    return 1.0 if value is None else value
+
+
+def _kind(value: Any) -> UnmeasuredKind | None:
+    if value is not None and value not in UNMEASURED_KINDS:
+        raise _wrong("rest_unmeasured", f"is {value!r:.40}, which this version does not know")
+    kind: UnmeasuredKind | None = value
+    return kind
+
+
 def _places(name: str, values: "list[Any] | None") -> tuple[int, ...]:
     if not all(type(each) is int and each >= 0 for each in values or ()):
         raise _wrong(name, "holds what is no place")
@@ -232,7 +249,7 @@ def _places(name: str, values: "list[Any] | None") -> tuple[int, ...]:
 
 
 def _run(value: Any) -> tuple[int, int]:
-    places = _places("unseen", value if isinstance(value, list) else [None])
+    places = _places("unseen", [*as_list(value)])
     if len(places) != 2:
         raise _wrong("unseen", "holds what is no run of passages")
     return places[0], places[1]

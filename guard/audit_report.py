@@ -19,6 +19,7 @@ from guard.report import Report
 from guard.report_parts import (
     ROUTES,
     WILSON,
+    Extents,
     Parts,
     Row,
     Table,
@@ -31,6 +32,7 @@ from guard.report_parts import (
     moment,
     other_routes,
     queries,
+    reason_words,
     share,
     texts_told,
     told,
@@ -95,7 +97,13 @@ def of_audit(
                 *log.alerts(),
                 *_broken(audit.broken),
             ],
-            "headline": [*log.headline(parts), *log.answers()],
+            "headline": [
+                *log.headline(parts),
+                *log.answers(),
+                *log.asked_back(),
+                *log.suspects(),
+            ],
+            "asked_back": log.asked_back_drawn(),
             "next": _next(log, parts, profile),
             "would": not log.all_enforced,
             "certificate": _certificate(profile, void),
@@ -103,7 +111,7 @@ def of_audit(
             "interval_note": _interval_note(log, parts.points),
             "about": [*log.about(), ("Made", moment(made)), texts_told(texts)],
         },
-        tables=[log.table(), parts.unmeasured_table()],
+        tables=[log.table(), log.asked_back_table(), parts.unmeasured_table()],
     )
 
 
@@ -277,6 +285,7 @@ class _Log:
         self._unmeasured = set[tuple[str, str]]()
         self._seen = Counter[str]()
         self._judged = Counter[tuple[str | None, bool]]()
+        self._extents, self._asked_back, self._spent = Extents(), Counter[str](), 0
         self._enforced = self._calibrated = self._measured = 0
         for record in records:
             outcome = outcomes.get(record.id)
@@ -290,6 +299,10 @@ class _Log:
         self.questions.add(record.question_hash)
         self._judges[record.fingerprint] += 1
         self._enforced += record.enforced
+        self._extents.add(record.verdict)
+        if record.route == Route.CLARIFY:
+            self._asked_back[record.reason] += 1
+        self._spent += record.reason == Reason.CLARIFICATIONS_SPENT
         if row.p is not None:
             self._measured += 1
             self._calibrated += record.calibrated
@@ -444,6 +457,35 @@ class _Log:
             parts.append(f"Of those with sufficient contexts, {told(refusals)} {verb}.")
         return " ".join(parts)
 
+    def asked_back(self) -> Iterable[str]:
+        """Why the gate asked back, or would have; and where it could not any more."""
+        if back := self._asked_back.total():
+            reasons = self._asked_back.most_common()
+            listed = ", ".join(f"{reason_words(reason)} {count:,}" for reason, count in reasons)
+            yield f"Why {queries(back)} {self._were(back)} asked back: {listed}."
+        if spent := self._spent:
+            yield (
+                f"{queries(spent)} more would have been, but {were(spent)} refused: in a "
+                "conversation only so many questions back are asked."
+            )
+
+    def asked_back_table(self) -> Table:
+        """The same by reason, as shares of all queries."""
+        total = len(self.rows)
+        rows = [
+            [reason_words(reason), f"{count:,}", share(Rate(count, total).value)]
+            for reason, count in self._asked_back.most_common()
+        ]
+        return f"Why queries {self._were(2)} asked back", ["why", "queries", "share of all"], rows
+
+    def asked_back_drawn(self) -> dict[str, object] | None:
+        """The table as the page draws it; ``None`` where nobody was asked back."""
+        caption, heads, rows = self.asked_back_table()
+        return {"caption": caption, "heads": heads, "rows": rows} if rows else None
+
+    def _were(self, number: int) -> str:
+        return were(number) if self.all_enforced else "would have been"
+
     def answers(self) -> Iterable[str]:
         """What people said of answers, by what the gate made of these."""
         for written, words in _JUDGED.items():
@@ -457,6 +499,16 @@ class _Log:
             yield (
                 f"{counted(others, 'outcome')} on answers {are(others)} left out: the gate "
                 "had refused those queries or asked back, so that no answer was written."
+            )
+
+    def suspects(self) -> Iterable[str]:
+        """In how many queries something speaks to the judge, and what came of it."""
+        if found := self._extents.suspect:
+            back = self._asked_back[Reason.SUSPECT_PASSAGES]
+            yield (
+                f"Passages or turns that speak to the judge were found in {found:,} of "
+                f"{queries(len(self.rows))}; {back:,} {self._were(back)} asked back because of "
+                "them."
             )
 
     def _routes(self) -> dict[str, Rate]:
@@ -493,6 +545,7 @@ class _Log:
                 f"{len(self.rows):,}, {len(self.questions):,} of them different, {self.first} to "
                 f"{self.last}; {self._measured:,} measured, {len(self.labelled):,} with a label",
             ),
+            *self._extents.about(),
         ]
 
 

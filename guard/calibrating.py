@@ -31,7 +31,7 @@ from guard.thresholds import Thresholds
 from guard.verdict import Verdict
 
 LEAST_OF_A_LANGUAGE = 10
-"""Certified rows; a profile is not for languages of fewer, nor for more windows than so many had."""
+"""Certified rows; a profile is not for languages of fewer, nor for more windows than they had."""
 
 UNDETERMINED = "und"
 """BCP 47's tag for rows that name no language."""
@@ -116,7 +116,7 @@ def calibrate(
         max_false_refusal=max_false_refusal,
         confidence=confidence,
         groups=[each.group for each in certifying],
-        on_unmeasured=[_route(policy, each) for each in certifying],
+        on_unmeasured=[_route(policy, draft, each) for each in certifying],
         pilot=[_score(draft, each) for each in fitting],
         pilot_sufficient=[bool(each.sufficient) for each in fitting],
         seed=seed,
@@ -344,12 +344,14 @@ def _score(draft: Profile, judgement: Judgement) -> Score:
     return found.low, found.high if verdict.coverage == 1 else 1.0
 
 
-def _route(policy: Policy, judgement: Judgement) -> str:
+def _route(policy: Policy, draft: Profile, judgement: Judgement) -> str:
     """Where a row goes that has no score; of the others nothing is asked."""
     if judgement.reason == Reason.NO_CONTEXTS:
         return "refuse"
     kind: UnmeasuredKind | None = next(
         (one for one in UNMEASURED_KINDS if one == judgement.reason), None
     )
-    route = policy.route_stale() if kind is None else policy.route_unmeasured(kind)
+    said = judgement.verdict
+    divided = said is not None and draft.is_only_too_divided(said, judgement.lang)
+    route = policy.route_unmeasured(kind) if kind else policy.route_stale(divided=divided)
     return "raise" if route is None else route.value

@@ -44,6 +44,7 @@ _NEAR_MISSES = {
     "contexts": ("documents", "docs", "passages", "chunks", "context", "source_documents"),
     "sufficient": ("label", "labels", "answerable", "is_sufficient", "relevant"),
     "text": ("page_content", "body", "passage", "chunk", "document"),
+    "history": ("chat_history", "messages"),
 }
 """Names that people write in place of a field's; they are told of them, but they are not read."""
 
@@ -128,10 +129,12 @@ def read(
     Raises:
         ConfigError: a file that cannot be read or is not UTF-8, a line that is not a JSON object, a
             field that is missing or of the wrong type, rows without a label, an id that two rows
-            share (as where two people labelled one row), or no row at all.
+            share (as where two people labelled one row), a file that is named twice, or no row at
+            all.
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     names = [os.fspath(file) for file in files]
+    _require_other_files(names)
     made = Counter[str]()
     unlabelled = list[str]()
     rows = list[Row]()
@@ -179,6 +182,17 @@ def split(rows: Iterable[Row], share: float, *, seed: int) -> tuple[list[Row], l
         [row for row in rows if row.group in first],
         [row for row in rows if row.group not in first],
     )
+
+
+def _require_other_files(names: Iterable[str]) -> None:
+    """Raises `ConfigError` where a file is named twice: its rows would count twice."""
+    seen = dict[str, str]()
+    for name in names:
+        path = os.path.realpath(name)
+        if path in seen:
+            also = "" if seen[path] == name else f", as {seen[path]!r} too"
+            raise ConfigError(f"{name!r} is named twice{also}.", hint="Name each file once.")
+        seen[path] = name
 
 
 # ── Lines ────────────────────────────────────────────────────────────────────────────────────────
@@ -272,8 +286,7 @@ def _row(place: str, values: Mapping[str, object], made: Counter[str]) -> Row:
 def _query(place: str, values: Mapping[str, object]) -> Query:
     name, question = _question(place, values)
     contexts = _contexts(place, values)
-    history = _texts_of(place, "history", values, _HISTORY_HINT)
-    turns = [turn for at, value in history for turn in _turns(at, value)]
+    turns = [turn for at, value in history_of(place, values) for turn in _turns(at, value)]
     lang = _optional_text(place, values, "lang", 'Write a BCP 47 tag, e.g. "de".')
     if not question.strip():
         raise ConfigError(f"{place}: `{name}` is blank.", hint=_QUESTION_HINT)
@@ -321,6 +334,19 @@ def _passage(at: str, value: object) -> str:
         f"{_near_miss(as_map(value), 'text')}.",
         hint=_CONTEXTS_HINT,
     )
+
+
+def history_of(place: str, values: Mapping[str, object]) -> list[tuple[str, object]]:
+    """Earlier turns as they were written, each with its place.
+
+    Raises:
+        ConfigError: they are no list; or there are some by another name only, without which the
+            question would be another one.
+    """
+    others = (name for name in _NEAR_MISSES["history"] if values.get(name))
+    if not values.get("history") and (other := next(others, None)):
+        raise _missing(place, {other: values[other]}, "history", _HISTORY_HINT)
+    return list(_texts_of(place, "history", values, _HISTORY_HINT))
 
 
 def _turns(at: str, value: object) -> list[Turn]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple, TypeVar, cast
 
-from guard._aside import aside
+from guard._aside import aside, worked_aside
 from guard._failure import described
 from guard._require import require_instance
 from guard.breaker import breaker_of
@@ -28,7 +28,8 @@ from guard.profile import Probability, Profile
 from guard.query import Query
 from guard.retry import Retry
 from guard.routing import Routed, route_unmeasured, route_verdict
-from guard.suspicion import suspects
+from guard.suspicion import found as rule_in
+from guard.suspicion import looked
 from guard.throttle import Throttle
 from guard.verdict import Usage, Verdict
 from guard.watch import Watcher, watched
@@ -41,7 +42,18 @@ _COMPLAINING = 5.0
 # Seconds that a decision waits for those who are told of it.
 _TELLING = 1.0
 
-_MOST_NAMED = 10  # Passages that a sentence names.
+_MOST_NAMED = 10  # Passages that a sentence names,
+_SHORT = 20_000  # and how many characters those have whose rule is named.
+
+_CUT_SHORT = (
+    "Time was up before all texts had been looked at for what speaks to the judge, so nothing is "
+    "answered: raise the deadline, or retrieve less."
+)
+_UNSEEN = "Raise `windows`, or retrieve fewer passages."
+_PARTIAL = (
+    "No one request held all of them: retrieve fewer or shorter passages, or use a judge that "
+    "takes more at once."
+)
 
 T = TypeVar("T")
 
@@ -57,6 +69,8 @@ class _Asked:
         mode: that the caller set.
         end: of its deadline, on the monotonic clock.
         notes: what happened so far.
+        rest_notes: what happened where it was judged without its suspects; that another judge of a
+            chain was asked there tells nothing of the verdict.
         is_rest: whether what speaks to the judge was left out of it.
     """
 
@@ -64,6 +78,7 @@ class _Asked:
     mode: Mode | None
     end: float
     notes: Notes = field(default_factory=Notes)
+    rest_notes: Notes = field(default_factory=Notes)
     is_rest: bool = False
 
     @property
@@ -72,10 +87,13 @@ class _Asked:
 
     def without_suspects(self, verdict: Verdict) -> "_Asked":
         """The same without what speaks to the judge."""
-        contexts = _without(self.query.contexts, verdict.suspects)
-        history = _without(self.query.history, verdict.suspect_turns)
-        query = replace(self.query, contexts=contexts, history=history)
-        return replace(self, query=query, is_rest=True)
+        query = without_suspects(self.query, verdict)
+        return replace(self, query=query, notes=self.rest_notes, is_rest=True)
+
+    @property
+    def attempts(self) -> int:
+        """How often the judge was asked."""
+        return self.notes.attempts + self.rest_notes.attempts
 
 
 class _Measured(NamedTuple):
@@ -327,7 +345,7 @@ class Gate:
 
     def _wants_rest(self, verdict: Verdict, lang: str | None) -> bool:
         """Whether to ask what the judge says without the suspects."""
-        if not verdict.has_suspects:
+        if not verdict.has_suspects or verdict.look_cut_short:
             return False
         trusted = self.route(verdict.with_suspects_trusted(), lang)
         return self._is_thorough or trusted.route is Route.ANSWER
@@ -342,17 +360,15 @@ class Gate:
         try:
             again = yield rest
         except JudgeError as error:
-            logger.debug("not judged without its suspects: %s", error.kind)
-            return measured
-        if again.verdict.fingerprint != whole.fingerprint:
-            return measured  # Another judge of a chain: its numbers are not comparable.
-        verdict = replace(
-            whole,
-            p_without=again.verdict.p_true,
-            low_without=again.verdict.low,
-            usage=_spent(measured, again),
-        )
-        return _Measured(verdict, measured.cached and again.cached)
+            return measured._replace(verdict=replace(whole, rest_unmeasured=error.kind))
+        said, spent = again.verdict, _spent(measured, again)
+        cached = measured.cached and again.cached
+        if said.fingerprint != whole.fingerprint:
+            # Another judge of a chain: its numbers are not comparable.
+            kind = said.tried[0].kind if said.tried else "unavailable"
+            return _Measured(replace(whole, rest_unmeasured=kind, usage=spent), cached)
+        verdict = replace(whole, p_without=said.p_true, low_without=said.low, usage=spent)
+        return _Measured(verdict, cached)
 
     def _measured(self, asked: _Asked, started: float, measured: _Measured) -> Decision:
         verdict, lang = measured.verdict, asked.query.lang
@@ -363,7 +379,7 @@ class Gate:
         facts = _Facts(verdict, probability, profile, tried, measured.cached)
         if routed.stale is not None:
             return self._stale(asked, started, routed, facts)
-        return self._decision(asked, started, routed, _told(facts, routed), facts)
+        return self._decision(asked, started, routed, _told(asked.query, facts, routed), facts)
 
     def profile_of(self, verdict: Verdict) -> Profile | None:
         """The profile that a verdict is routed by: a chain's judges have one each."""
@@ -430,7 +446,9 @@ class Gate:
             route=route,
             reason=reason,
             detail=detail,
-            message=self.policy.messages.text(route, query.lang, judged=not reason.unmeasured),
+            message=self.policy.messages.text(
+                route, query.lang, judged=routed.divided or not reason.unmeasured
+            ),
             probability=None if facts is None else facts.probability.p,
             low=None if facts is None else facts.probability.low,
             high=None if facts is None else facts.probability.high,
@@ -448,8 +466,8 @@ class Gate:
             profile=self.profile if facts is None else facts.profile,
             cost=self._cost(asked, facts),
             currency=None if self.price is None else self.price.currency,
-            attempts=asked.notes.attempts,
-            breaker=asked.notes.breaker,
+            attempts=asked.attempts,
+            breaker=asked.rest_notes.breaker or asked.notes.breaker,
         )
         logger.debug("query %s: %s, %s", decision.id, decision.route, decision.reason)
         if verdict is not None and verdict.tried:
@@ -460,10 +478,13 @@ class Gate:
     def _cost(self, asked: _Asked, facts: _Facts | None) -> float | None:
         if self.price is None:
             return None
-        if not asked.notes.attempts:
+        if not asked.attempts:
             return 0.0
-        # The price is that of one judge; after a fallback another one measured as well.
-        return None if facts is None or facts.tried else self.price.of(facts.verdict.usage)
+        # The price is that of one judge; after a fallback another one measured as well, and of what
+        # failed nobody knows.
+        if facts is None or facts.tried or facts.verdict.rest_unmeasured:
+            return None
+        return self.price.of(facts.verdict.usage)
 
     def _model_of(self, verdict: Verdict | None) -> str | None:
         # After a fallback the chain's own name is that of the judge that was down.
@@ -494,10 +515,12 @@ class Gate:
         if not self.policy.leave_out_suspects or asked.is_rest:
             return verdict
         turns = [turn.text for turn in asked.query.history]
+        passages, earlier = looked(asked.query.contexts, asked.end), looked(turns, asked.end)
         return replace(
             verdict,
-            suspects=suspects(asked.query.contexts, asked.end),
-            suspect_turns=suspects(turns, asked.end),
+            suspects=passages.suspects,
+            suspect_turns=earlier.suspects,
+            look_cut_short=not (passages.is_whole and earlier.is_whole),
         )
 
     def _verdict(self, asked: _Asked) -> Verdict:
@@ -506,9 +529,12 @@ class Gate:
     async def _ameasure(self, asked: _Asked) -> _Measured:
         verdict, cached = await self._afound(asked)
         look = partial(self._looked_at, asked, verdict)
-        # Looking takes long where there is much to look at.
-        found = (await aside(look, None)).result() if asked.query.is_long else look()
-        return _Measured(found, cached)
+        if not asked.query.is_long:
+            return _Measured(look(), cached)
+        future = await worked_aside(look, asked.seconds_left)
+        if future.cancel() or not future.done():
+            return _Measured(replace(verdict, look_cut_short=True), cached)
+        return _Measured(future.result(), cached)
 
     async def _afound(self, asked: _Asked) -> tuple[Verdict, bool]:
         if (cache := self.cache) is None:
@@ -524,6 +550,15 @@ class Gate:
 
     async def _averdict(self, asked: _Asked) -> Verdict:
         return await self._measurement.averdict(asked.query, asked.seconds_left, asked.notes)
+
+
+def without_suspects(query: Query, verdict: Verdict) -> Query:
+    """A query without the passages and turns that a verdict names."""
+    return replace(
+        query,
+        contexts=_without(query.contexts, verdict.suspects),
+        history=_without(query.history, verdict.suspect_turns),
+    )
 
 
 def _without(each: Sequence[T], places: Sequence[int]) -> tuple[T, ...]:
@@ -579,7 +614,7 @@ async def _through(cache: Cache, call: Callable[[], T], seconds: float) -> T | N
     return future.result() if future.done() else None
 
 
-def _told(facts: _Facts, routed: Routed) -> str:
+def _told(query: Query, facts: _Facts, routed: Routed) -> str:
     """A measured decision's reason, in sentences."""
     verdict, cuts = facts.verdict, routed.thresholds
     told = [
@@ -591,10 +626,16 @@ def _told(facts: _Facts, routed: Routed) -> str:
     if verdict.coverage < 1:
         once = " at once" if verdict.windows > 1 else ""
         told.append(f"{_part(verdict.coverage)} of the contexts was judged{once}.")
-    if verdict.seen < 1:
+    if verdict.windows > 1 and verdict.seen < 1:
         told.append(f"{_part(verdict.seen)} of them was judged at all.")
+    if verdict.history_coverage < 1:
+        told.append(f"{_part(verdict.history_coverage)} of the earlier turns was judged.")
+    if routed.reason is Reason.PARTIAL_COVERAGE:
+        told.append(_PARTIAL if verdict.seen == 1 else _UNSEEN)
+    if verdict.look_cut_short:
+        told.append(_CUT_SHORT)
     if verdict.has_suspects:
-        told.append(_suspected(verdict))
+        told.append(_suspected(query, verdict))
     if facts.tried:
         told.append(_left(facts.tried))
     if routed.route is Route.CLARIFY and (verdict.p_underspecified or 0) > 0.5:
@@ -602,25 +643,36 @@ def _told(facts: _Facts, routed: Routed) -> str:
     return " ".join(told)
 
 
-def _suspected(verdict: Verdict) -> str:
+def _suspected(query: Query, verdict: Verdict) -> str:
     """What speaks to the judge, and what the query is worth without it, in a sentence."""
-    found = [*_numbered("passage", verdict.suspects), *_numbered("turn", verdict.suspect_turns)]
-    is_one = len(verdict.suspects) + len(verdict.suspect_turns) == 1
-    which = f"{' and '.join(found)} {'speaks' if is_one else 'speak'} to the judge"
-    which = which[0].upper() + which[1:]
-    them = "it" if is_one else "them"
-    if verdict.p_without is None:
-        return f"{which}; what the rest is worth was not judged."
-    return f"{which}; without {them}, P(sufficient) = {verdict.p_without:.4f}, uncalibrated."
+    turns = [turn.text for turn in query.history]
+    found = [
+        *_named("passage", verdict.suspects, query.contexts),
+        *_named("turn", verdict.suspect_turns, turns),
+    ]
+    is_one = len(found) == 1
+    if len(found) > _MOST_NAMED:
+        found[_MOST_NAMED:] = [f"{len(found) - _MOST_NAMED} more"]
+    which = f"{', '.join(found)} {'speaks' if is_one else 'speak'} to the judge"
+    return f"{which[0].upper()}{which[1:]}; {_rest(verdict, 'it' if is_one else 'them')}."
 
 
-def _numbered(name: str, places: Sequence[int]) -> list[str]:
-    """Places in words, from 1, at most ten of them."""
-    if not places:
-        return []
-    numbers = ", ".join(str(place + 1) for place in places[:_MOST_NAMED])
-    more = f" and {len(places) - _MOST_NAMED} more" if len(places) > _MOST_NAMED else ""
-    return [f"{name}{'s' if len(places) > 1 else ''} {numbers}{more}"]
+def _rest(verdict: Verdict, them: str) -> str:
+    """What a query is worth without its suspects, in a clause."""
+    if verdict.p_without is not None:
+        return f"without {them}, P(sufficient) = {verdict.p_without:.4f}, uncalibrated"
+    if verdict.rest_unmeasured is not None:
+        return f"judging the rest failed: {verdict.rest_unmeasured}"
+    return "what the rest is worth was not judged"
+
+
+def _named(kind: str, places: Sequence[int], texts: Sequence[str]) -> Generator[str]:
+    """Each place, from 1, with the name of the rule that a text breaks."""
+    for number, place in enumerate(places):
+        # Of very long ones that would take as long again.
+        known = number < _MOST_NAMED and len(texts[place]) <= _SHORT
+        rule = rule_in(texts[place]) if known else None
+        yield f"{kind} {place + 1}" + (f' ("{rule}")' if rule else "")
 
 
 def _shown(probability: Probability) -> str:

@@ -8,7 +8,7 @@ from typing import TypedDict, TypeVar, cast
 from guard._json import as_map
 from guard.dataset import Row
 from guard.decision import Decision, Reason
-from guard.errors import UNMEASURED_KINDS, ConfigError, Tried
+from guard.errors import UNMEASURED_KINDS, ConfigError, Tried, UnmeasuredKind
 from guard.overlap import overlap
 from guard.verdict import Usage, Verdict
 
@@ -132,10 +132,13 @@ class _SinceThen(TypedDict, total=False):
     windows: int
     seen: float
     unseen: tuple[tuple[int, int], ...]
+    history_coverage: float
     suspects: tuple[int, ...]
     suspect_turns: tuple[int, ...]
     p_without: float | None
     low_without: float | None
+    rest_unmeasured: UnmeasuredKind | None
+    look_cut_short: bool
 
 
 def _since_then(field: "_Fields") -> _SinceThen:
@@ -146,11 +149,21 @@ def _since_then(field: "_Fields") -> _SinceThen:
         "windows": field.whole("windows"),
         "seen": field.number("seen"),
         "unseen": tuple(map(_run, field.list("unseen"))),
+        "history_coverage": field.number("history_coverage"),
         "suspects": _places(field, "suspects"),
         "suspect_turns": _places(field, "suspect_turns"),
         "p_without": field.number_or_none("p_without"),
         "low_without": field.number_or_none("low_without"),
+        "rest_unmeasured": _kind(field),
+        "look_cut_short": field.flag_or_none("look_cut_short") or False,
     }
+
+
+def _kind(field: "_Fields") -> UnmeasuredKind | None:
+    kind = field.text_or_none("rest_unmeasured")
+    if kind is not None and kind not in UNMEASURED_KINDS:
+        raise _wrong(f"`{field.above}rest_unmeasured`", f"is none of {', '.join(UNMEASURED_KINDS)}")
+    return kind
 
 
 def _places(field: "_Fields", name: str) -> tuple[int, ...]:

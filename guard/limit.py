@@ -31,8 +31,8 @@ class Limit:
     turned away at once.
 
     Args:
-        in_flight: judgements at once, from the first request to the last retry. Verdicts from a
-            cache are none.
+        in_flight: judgements at once, from the first request to the last retry; of a query that is
+            judged in windows each one that is asked. Verdicts from a cache are none.
         wait: seconds that a query waits for its turn; part of its deadline. 0 = not at all.
 
     Raises:
@@ -90,6 +90,27 @@ class Limit:
             yield max(0.0, end - time.monotonic())
         finally:
             self._leave(turn)
+
+    @contextmanager
+    def spare(self, wanted: int) -> Generator[int]:
+        """Places that nobody needs, for as long as the block runs: for whoever has a place already
+        and could use more. Gives how many of those wanted there were; waits for none.
+        """
+        turns = list[Future[None]]()
+        try:
+            turns += self._take(wanted)
+            yield len(turns)
+        finally:
+            for turn in turns:
+                self._leave(turn)
+
+    def _take(self, wanted: int) -> "list[Future[None]]":
+        with self._lock:
+            # While somebody waits none is free: whoever leaves passes the place on.
+            free = self.max_in_flight - len(self._inside)
+            turns = [Future[None]() for _ in range(min(wanted, free))]
+            self._inside.update(turns)
+        return turns
 
     def _wait_for(self, turn: "Future[None]", seconds: float) -> None:
         try:

@@ -233,7 +233,13 @@ class Policy:
         routes[Reason.STALE_PROFILE.value] = self.route_stale()
         return {kind: route.value if route else "raise" for kind, route in routes.items()}
 
-    def route_stale(self) -> Route | None:
-        """The route of a query whose profile is stale; ``None`` = raise `StaleProfile`."""
-        choice = self.on_stale or DEFAULT_ROUTE
+    def route_stale(self, *, divided: bool = False) -> Route | None:
+        """The route of a query whose profile is stale; ``None`` = raise `StaleProfile`.
+
+        Args:
+            divided: whether that is because its contexts were judged in more windows than the
+                profile knows. Unless ``on_stale`` is set, such a query is asked back: it is the
+                contexts that are long, and nothing is wrong with the judge.
+        """
+        choice = self.on_stale or ("clarify" if divided else DEFAULT_ROUTE)
         return None if choice == "raise" else Route(choice)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
@@ -126,13 +126,22 @@ class Profile:
         if self.calibrator is None:
             return Probability.of(verdict)
         low, p, high = calibrated(self.calibrator, verdict.own_low, verdict.p_true, verdict.high)
-        if verdict.has_suspects and verdict.low_without is None:
+        if verdict.is_doubted and not verdict.own_low:
             low = 0.0  # Nobody knows: no calibrator makes more of that.
         if not 0 <= low <= p <= high <= 1:  # Nor is NaN.
             raise ValueError(
                 f"The {self.calibrator.name} calibrator gave {p!r} in [{low}, {high}]."
             )
         return Probability(p, low, high)
+
+    def is_too_divided(self, verdict: Verdict) -> bool:
+        """Whether a verdict is of more windows than this profile knows."""
+        return self.windows is not None and verdict.windows > self.windows
+
+    def is_only_too_divided(self, verdict: Verdict, lang: str | None) -> bool:
+        """Whether nothing else is wrong with it."""
+        whole = replace(verdict, windows=1)
+        return self.is_too_divided(verdict) and self.difference(whole, lang) is None
 
     def difference(self, verdict: Verdict, lang: str | None) -> str | None:
         """In a clause, why this profile is not for a verdict; ``None`` = it is.
@@ -148,9 +157,6 @@ class Profile:
         ):
             if None not in (fitted, found) and fitted != found:
                 return f"its {name} is {fitted!r:.90}, not {found!r:.90}"
-        if self.windows is not None and verdict.windows > self.windows:
-            most = "as a whole" if self.windows == 1 else f"in at most {self.windows} windows"
-            return f"it was fitted to sets judged {most}, not in {verdict.windows}"
         backend = verdict.system_fingerprint
         if self.system_fingerprints and backend not in (None, *self.system_fingerprints):
             return f"the backend {backend!r:.60} was not seen when it was fitted"
@@ -161,6 +167,9 @@ class Profile:
             and _primary(lang) not in map(_primary, self.languages)
         ):
             return f"it was fitted to {', '.join(self.languages)}, not to {lang!r:.40}"
+        if self.is_too_divided(verdict):
+            most = "as a whole" if self.windows == 1 else f"in at most {self.windows} windows"
+            return f"it was fitted to sets judged {most}, not in {verdict.windows}"
         return None
 
 

@@ -103,6 +103,7 @@ class Rendered:
         text: the content of the single user message.
         coverage: share in [0, 1] of the contexts' characters that it holds.
         taken: which of the contexts it holds, by their places.
+        history_coverage: share in [0, 1] of the earlier turns that it holds.
         mark: the text that only this prompt's delimiters hold.
     """
 
@@ -110,6 +111,7 @@ class Rendered:
     coverage: float
     mark: str
     taken: tuple[int, ...] = ()
+    history_coverage: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,7 @@ class Prompt:
         turns = [clean(turn.text) for turn in query.history]
         question = clean(query.question)
         mark = self._mark([*contexts, *turns, question])
-        conversation = _conversation(query, turns, question, mark, self.max_history_chars)
+        conversation, kept = _conversation(query, turns, question, mark, self.max_history_chars)
         text = self._fill(
             template,
             {
@@ -242,13 +244,13 @@ class Prompt:
                 "mark": mark,
             },
         )
-        return Rendered(text, coverage, mark, tuple(taken))
+        return Rendered(text, coverage, mark, tuple(taken), kept)
 
     def _render_bare(self, template: str, query: Query) -> Rendered:
         # Lone surrogates are replaced all the same: no request could hold them.
         contexts = [_SURROGATES.sub("\ufffd", context) for context in query.contexts]
         taken, coverage = self._pack(contexts)
-        turns, _ = _latest(
+        turns, kept = _latest(
             [f"{turn.role}: {turn.text}" for turn in query.history], self.max_history_chars
         )
         values = {
@@ -257,7 +259,7 @@ class Prompt:
             "mark": "",
         }
         # Where an endpoint repeats the prompt in an error, this is where it begins.
-        return Rendered(self._fill(template, values), coverage, _BARE_START, tuple(taken))
+        return Rendered(self._fill(template, values), coverage, _BARE_START, tuple(taken), kept)
 
     def _pack(self, contexts: Sequence[str]) -> tuple[Sequence[int], float]:
         """Which contexts fit, by their places, and the share of characters that they are."""
@@ -310,8 +312,10 @@ def _between(name: str, mark: str, text: str) -> str:
     return f"[{mark} {name} begins]\n{text}\n[{mark} {name} ends]"
 
 
-def _conversation(query: Query, texts: Sequence[str], question: str, mark: str, room: int) -> str:
-    """The question, after the latest earlier turns that there is room for.
+def _conversation(
+    query: Query, texts: Sequence[str], question: str, mark: str, room: int
+) -> tuple[str, float]:
+    """The question, after the latest earlier turns that there is room for, and the share of these.
 
     Each turn carries the mark: a text cannot forge another one's.
     """
@@ -319,26 +323,26 @@ def _conversation(query: Query, texts: Sequence[str], question: str, mark: str, 
         f"[{mark} earlier, {_role(turn.role)}] {text}"
         for turn, text in zip(query.history, texts, strict=True)
     ]
-    turns, all_there = _latest(lines, room)
-    if not all_there:
+    turns, kept = _latest(lines, room)
+    if kept < 1:
         turns.insert(0, f"[{mark} earlier turns are left out]")
     if turns:
         question = f"[{mark} now] {question}"
-    return "\n".join([*turns, question])
+    return "\n".join([*turns, question]), kept
 
 
-def _latest(turns: Sequence[str], room: int) -> tuple[list[str], bool]:
-    """The last turns that there is room for, of one that is too long the end; and if it is all."""
-    taken = list[str]()
+def _latest(turns: Sequence[str], room: int) -> tuple[list[str], float]:
+    """The last turns that there is room for, of one that is too long the end, and their share."""
+    taken, total = list[str](), sum(map(len, turns))
     for turn in reversed(turns):
         if len(turn) > room:
             head, end = turn[:60], turn[max(60, len(turn) - room + 60) :]
             if not taken and room > 120:
                 taken.append(f"{head} … {end}")
-            return taken[::-1], False
+            return taken[::-1], min(sum(map(len, taken)), total - 1) / total
         taken.append(turn)
         room -= len(turn)
-    return taken[::-1], True
+    return taken[::-1], 1.0
 
 
 def _role(role: str) -> str:

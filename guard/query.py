@@ -8,6 +8,7 @@ from typing import NamedTuple
 from guard.errors import ConfigError
 
 _LONG = 50_000  # Characters.
+_EACH = 20  # As many as each text costs besides.
 
 
 class Turn(NamedTuple):
@@ -67,7 +68,12 @@ class Query:
     def is_long(self) -> bool:
         """Whether working on its texts takes so long that an event loop would notice."""
         texts = (self.question, *self.contexts, *(turn.text for turn in self.history))
-        return sum(map(len, texts)) > _LONG
+        return sum(map(len, texts)) + _EACH * len(texts) > _LONG
+
+    def hashes_of(self, places: Iterable[int]) -> list[str]:
+        """SHA-256 of some of the contexts, UTF-8, in hexadecimal: a text can be found by it."""
+        texts = [self.contexts[place] for place in places if place < len(self.contexts)]
+        return [hashlib.sha256(one.encode("utf-8", "surrogatepass")).hexdigest() for one in texts]
 
     @property
     def question_hash(self) -> str:
@@ -107,14 +113,14 @@ def _turn(number: int, turn: object) -> Turn:
         case _:
             raise ConfigError(
                 f"`history[{number}]` is not a pair of texts.",
-                hint='Pass earlier turns as (role, text), e.g. ("user", "Hello.").',
+                hint='Write ("user", "Hello.") for each turn, not {"role": …}.',
             )
 
 
 def _require_many(name: str, values: object, hint: str) -> None:
-    # A mapping is an iterable too: of its keys, which are not what was meant.
+    # Mappings and texts are iterables too: of keys and letters, which are not what was meant.
     kind = type(values).__name__
-    if isinstance(values, Mapping) or not isinstance(values, Iterable):
+    if isinstance(values, Mapping | str | bytes) or not isinstance(values, Iterable):
         raise ConfigError(f"`{name}` is {kind}, not a list.", hint=hint)
 
 

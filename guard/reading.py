@@ -49,13 +49,13 @@ class Measurement:
     emitted: str
     signal: Signal
 
-    def verdict(self, reply: Reply, *, fingerprint: str, coverage: float) -> Verdict:
+    def verdict(self, reply: Reply, *, fingerprint: str, rendered: Rendered) -> Verdict:
         """The verdict of one judge: these numbers, and who served them.
 
         Args:
             reply: what they were read from.
             fingerprint: of the judge.
-            coverage: share in (0, 1] of the contexts that the judge was shown.
+            rendered: the prompt that was sent, which may not have held all.
         """
         return Verdict(
             p_true=self.p_true,
@@ -67,8 +67,9 @@ class Measurement:
             fingerprint=fingerprint,
             model=reply.model,
             system_fingerprint=reply.system_fingerprint,
-            coverage=coverage,
+            coverage=rendered.coverage,
             usage=reply.usage,
+            history_coverage=rendered.history_coverage,
         )
 
 
@@ -131,7 +132,7 @@ def read_verdict(
     reply = Reply.from_body(body)
     require_uncut(rendered.text, reply.usage)
     measured = read(reply, labels=labels, asked=asked, min_mass=min_mass)
-    return measured.verdict(reply, fingerprint=fingerprint, coverage=rendered.coverage)
+    return measured.verdict(reply, fingerprint=fingerprint, rendered=rendered)
 
 
 # ── What was listed there, and what was not ──────────────────────────────────────────────────────

@@ -31,9 +31,9 @@ class Passages:
         rarity = {word: self.rarity(word) for word in {*asked} if self._held_by[word]}
         return [
             sum(
-                worth * counts[word] * (_K1 + 1) / (counts[word] + self._damping(length))
-                for word, worth in rarity.items()
-                if counts[word]
+                rarity[word] * counts[word] * (_K1 + 1) / (counts[word] + self._damping(length))
+                # Takes as long as the shorter of both: no passage is searched for words it lacks.
+                for word in sorted(counts.keys() & rarity.keys())
             )
             for counts, length in zip(self._counts, self._lengths, strict=True)
         ]

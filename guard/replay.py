@@ -48,6 +48,13 @@ class Replayed:
         """Whether it would have gone elsewhere."""
         return self.before != self.after
 
+    @property
+    def is_without_unknown(self) -> bool:
+        """Whether it would be asked back for its suspects, without which nobody judged it."""
+        verdict = self.record.verdict
+        of_suspects = self.routed.reason is Reason.SUSPECT_PASSAGES
+        return of_suspects and verdict is not None and verdict.low_without is None
+
     def to_dict(self) -> dict[str, object]:
         """It as JSON-ready values."""
         found = self.routed.probability
@@ -78,8 +85,10 @@ def replay(
     """Routes records anew, one by one, through the very lines that route live queries.
 
     With the gate that ran, every route, reason and probability is what the record has. A verdict is
-    what it was: what another judge, prompt or cache would have said is not known. A conversation
-    that had asked back as often as it may stays settled where it would ask back again.
+    what it was: what another judge, prompt or cache would have said is not known. Nor is what a
+    query is worth without its suspects where it was not judged so: it is asked back where it would
+    be answered with them. A conversation that had asked back as often as it may stays settled where
+    it would ask back again.
 
     Args:
         records: of decisions, e.g. those of a `guard.audit_file.Audit`.
@@ -116,6 +125,8 @@ class Tally:
     Attributes:
         moves: how many queries by route before and after.
         unmeasured: how many of them had no verdict to rely on, as recorded.
+        without_unknown: how many would be asked back since something in them speaks to the judge,
+            and they were not judged without it: they would not have been answered then.
         judges: how many by the fingerprint of the judge that measured them.
         sufficient, insufficient: the moves of those with such an outcome.
         wrong, helpful: the moves of those whose answer was written, and called so. In shadow an
@@ -125,6 +136,7 @@ class Tally:
 
     moves: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     unmeasured: int = 0
+    without_unknown: int = 0
     judges: Counter[str] = field(default_factory=Counter[str])
     sufficient: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     insufficient: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
@@ -138,6 +150,7 @@ class Tally:
         self.moves[move] += 1
         record = replayed.record
         self.unmeasured += Reason(record.reason).unmeasured
+        self.without_unknown += replayed.is_without_unknown
         self.deployments[record.deployment] += 1
         if record.verdict is not None:
             self.judges[record.verdict.fingerprint] += 1
@@ -226,6 +239,7 @@ class Tally:
             "n": self.n,
             "changed": self.changed,
             "unmeasured": self.unmeasured,
+            "without_unknown": self.without_unknown,
             "judges": dict(self.judges),
             "deployments": {name or "none": n for name, n in self.deployments.items()},
             "routes": {

@@ -30,6 +30,7 @@ from guard.rate import Rate
 from guard.report_parts import (
     ROUTES,
     WILSON,
+    Extents,
     Parts,
     Row,
     Table,
@@ -223,7 +224,11 @@ def of_evaluation(
             ),
             "baselines": _baselines(evaluation),
             "interval_note": _interval_note(evaluation),
-            "about": _about(evaluation, dataset, profile, made, texts),
+            "about": [
+                *_about(evaluation, dataset, profile, made),
+                *Extents.of(one.verdict for one in judgements).about(),
+                texts_told(texts),
+            ],
         },
         tables=[_figure_table(evaluation), _baseline_table(evaluation), parts.unmeasured_table()],
     )
@@ -365,7 +370,6 @@ def _about(
     dataset: Dataset,
     profile: Profile | None,
     made: datetime | None,
-    texts: bool,
 ) -> list[tuple[str, str]]:
     thresholds = evaluation.thresholds
     return [
@@ -387,7 +391,6 @@ def _about(
             f"At the top and beside the baselines of {evaluation.resamples:,} resamples of groups, "
             f"seed {evaluation.seed}; else Wilson's",
         ),
-        texts_told(texts),
     ]
 
 

@@ -18,6 +18,7 @@ from guard.profile import Profile
 from guard.query import Query
 from guard.rate import Rate
 from guard.thresholds import Thresholds
+from guard.verdict import Verdict
 
 WORST = 20
 """Mistakes of each kind that are shown."""
@@ -157,7 +158,7 @@ class Parts:
         asked = [row for row in self._rows if row.missing != Reason.NO_CONTEXTS]
         if not asked:
             return "Nothing was retrieved for any query, so the judge was never asked."
-        kinds = Counter(_words(row.missing or "unknown") for row in asked)
+        kinds = Counter(reason_words(row.missing or "unknown") for row in asked)
         told = ", ".join(f"{kind}: {count:,}" for kind, count in kinds.most_common())
         which = "the one query" if len(asked) == 1 else f"any of the {queries(len(asked))}"
         those = "" if len(asked) == len(self._rows) else " that it was asked about"
@@ -271,7 +272,12 @@ class Parts:
         """By reason: how many rows, and where they went."""
         reasons = Counter(row.missing for row in self._rows if row.missing is not None)
         rows = [
-            [_words(reason), f"{count:,}", percent(count / len(self._rows)), self._went(reason)]
+            [
+                reason_words(reason),
+                f"{count:,}",
+                percent(count / len(self._rows)),
+                self._went(reason),
+            ]
             for reason, count in reasons.most_common()
         ]
         return "Queries without a probability", ["why", "queries", "share", "where they go"], rows
@@ -299,7 +305,7 @@ class Parts:
         kinds = Counter(missing for _, _, missing in placed if missing is not None)
         series: list[object] = [{"name": "all", "counts": [totals[at] for at, _ in bins]}]
         series += [
-            {"name": _words(kind), "counts": [counts[at, kind] for at, _ in bins]}
+            {"name": reason_words(kind), "counts": [counts[at, kind] for at, _ in bins]}
             for kind, _ in kinds.most_common()
         ]
         first = bins[0][0]
@@ -327,7 +333,8 @@ def _bin_of(day: date, unit: str) -> tuple[int, str]:
     return day.toordinal(), day.isoformat()
 
 
-def _words(reason: str) -> str:
+def reason_words(reason: str) -> str:
+    """A `guard.Reason` in words."""
     return "nothing retrieved" if reason == Reason.NO_CONTEXTS else reason.replace("_", " ")
 
 
@@ -362,7 +369,7 @@ def _kept(query: Query, part: float) -> int:
 
 
 def _unknown(row: Row) -> str:
-    return f"Without P(True): {_words(row.missing or 'unknown')}"
+    return f"Without P(True): {reason_words(row.missing or 'unknown')}"
 
 
 def _facts(row: Row) -> Iterable[str]:
@@ -391,6 +398,53 @@ def _contexts(contexts: Sequence[str], most: int) -> list[str]:
 
 def _shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]} … [cut, {len(text):,} characters]"
+
+
+class Extents:
+    """How much of their contexts verdicts are of, and in how many something is suspect: counts.
+
+    Attributes:
+        verdicts: how many were counted.
+        suspect: those of queries that hold a passage, or a turn, that speaks to the judge.
+    """
+
+    def __init__(self) -> None:
+        self.verdicts = self.suspect = 0
+        self._windows = self._partial = self._unseen = 0
+
+    @classmethod
+    def of(cls, verdicts: Iterable[Verdict | None]) -> "Extents":
+        """Of all verdicts that there are."""
+        counts = cls()
+        for verdict in verdicts:
+            counts.add(verdict)
+        return counts
+
+    def add(self, verdict: Verdict | None) -> None:
+        """Counts one more; ``None`` = not measured."""
+        if verdict is not None:
+            self.verdicts += 1
+            self.suspect += verdict.has_suspects
+            self._windows += verdict.windows > 1
+            self._partial += verdict.coverage < 1
+            self._unseen += verdict.seen < 1
+
+    def about(self) -> Iterable[tuple[str, str]]:
+        """Name and words, only of what there is."""
+        told = {
+            "judged in several windows": self._windows,
+            "with less than all contexts judged at once": self._partial,
+            "with contexts that were never judged": self._unseen,
+        }
+        if words := [f"{count:,} {what}" for what, count in told.items() if count]:
+            yield "Long sets", f"Of {self._measured}: {'; '.join(words)}"
+        if self.suspect:
+            what = "with passages or turns that speak to the judge"
+            yield "Suspects", f"Of {self._measured}: {self.suspect:,} {what}"
+
+    @property
+    def _measured(self) -> str:
+        return counted(self.verdicts, "measured query", "measured queries")
 
 
 # ── Charts ───────────────────────────────────────────────────────────────────────────────────────
@@ -522,8 +576,8 @@ def other_routes(kinds: Sequence[str]) -> str:
     """Why a promise is void where kinds without a verdict go elsewhere than it reckoned with."""
     return (
         "The promise does not hold here: it was certified with other routes for "
-        f"{', '.join(map(_words, kinds))}. Certify with this policy, or send these where they went "
-        "then."
+        f"{', '.join(map(reason_words, kinds))}. Certify with this policy, or send these where "
+        "they went then."
     )
 
 

@@ -31,6 +31,7 @@ class Routed:
         calibrated: whether a fitted calibrator made it.
         stale: in a clause, why the profile is not for this verdict; ``None`` = it is, or there is
             none.
+        divided: whether that is only because its contexts were judged in too many windows.
     """
 
     route: Route | None
@@ -39,6 +40,7 @@ class Routed:
     probability: Probability | None = None
     calibrated: bool = False
     stale: str | None = None
+    divided: bool = False
 
 
 def route_verdict(
@@ -62,12 +64,14 @@ def route_verdict(
     if profile is None:
         return _by_bounds(policy, policy.thresholds, Probability.of, verdict)
     if stale := mismatch or profile.difference(verdict, lang):
+        divided = mismatch is None and profile.is_only_too_divided(verdict, lang)
         return Routed(
-            policy.route_stale(),
+            policy.route_stale(divided=divided),
             Reason.STALE_PROFILE,
             policy.thresholds,
             Probability.of(verdict),
             stale=stale,
+            divided=divided,
         )
     calibrated = profile.calibrator is not None
     return _by_bounds(policy, profile.thresholds, profile.calibrated, verdict, calibrated)

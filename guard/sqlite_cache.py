@@ -151,16 +151,27 @@ def _read(text: str) -> Verdict | None:
         for name in _NOT_KEPT:
             del fields[name]
         usage = fields.pop("usage")
+        runs: list[list[Any]] = fields.pop("unseen")
+        unseen = tuple((first, last) for first, last in runs)
         spent = None if usage is None else Usage(**usage)
-        verdict = Verdict(**fields, usage=spent)
+        verdict = Verdict(**fields, usage=spent, unseen=unseen)
         return verdict if _is_typed(verdict) else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
-# Of a chain, of a set in windows, and what is looked for at each query anew.
-_NOT_KEPT = ("tried", "unseen", "suspects", "suspect_turns", "p_without", "low_without")
-_NUMBERS, _TEXTS = ("p_true", "low", "high", "mass", "coverage", "seen"), ("signal", "fingerprint")
+# Of a chain, and what is looked for at each query anew.
+_NOT_KEPT = (
+    "tried",
+    "suspects",
+    "suspect_turns",
+    "p_without",
+    "low_without",
+    "rest_unmeasured",
+    "look_cut_short",
+)
+_NUMBERS = ("p_true", "low", "high", "mass", "coverage", "seen", "history_coverage")
+_TEXTS = ("signal", "fingerprint")
 _OPTIONAL_TEXTS = ("emitted", "model", "system_fingerprint")
 
 
@@ -179,4 +190,5 @@ def _is_typed(verdict: Verdict) -> bool:
         and all(type(each) in (str, type(None)) for each in optional)
         and all(type(each) in (int, type(None)) for each in counts)
         and all(type(each) is int for each in (usage.requests, verdict.windows))
+        and all(list(map(type, run)) == [int, int] for run in verdict.unseen)
     )

@@ -116,7 +116,7 @@ def survey(
             kept.require_writable()
         if starting is not None:
             starting(asked)
-        hope = _Hope(_known_to_fail(gate, asked, dataset, kept))
+        hope = _Hope(_known_to_fail(gate, asked, dataset, kept), is_kept=path is not None)
         told = _told(progress, len(dataset.rows), len(asked))
         _ask_all(gate, asked, kept, workers, hope, told)
         return [kept.judgements[_mark(gate, row)] for row in dataset.rows]
@@ -155,12 +155,12 @@ def _known_to_fail(gate: Gate, asked: Sequence[Row], dataset: Dataset, kept: "_K
     return again if len(again) <= measured else set()
 
 
-def _hopeless(last: Judgement, count: int) -> ConfigError:
+def _hopeless(last: Judgement, count: int, *, is_kept: bool = True) -> ConfigError:
+    kept = " What came is kept, and the same command asks again." if is_kept else ""
     return ConfigError(
         f"No row could be measured: the first {count} failed, all of them with {last.reason}, e.g. "
         f"{last.detail}",
-        hint="Check the key, the model's name and --base-url: rag-guard doctor. What came is kept, "
-        "and the same command asks again.",
+        hint=f"Check the key, the model's name and --base-url: rag-guard doctor.{kept}",
     )
 
 
@@ -169,10 +169,11 @@ class _Hope:
 
     Args:
         known_to_fail: ids of rows that say nothing of the others.
+        is_kept: whether a file keeps what came.
     """
 
-    def __init__(self, known_to_fail: Collection[str]) -> None:
-        self._known_to_fail = known_to_fail
+    def __init__(self, known_to_fail: Collection[str], *, is_kept: bool) -> None:
+        self._known_to_fail, self._is_kept = known_to_fail, is_kept
         self._measured = False
         self._reason: str | None = None
         self._failed = 0
@@ -188,7 +189,7 @@ class _Hope:
         self._failed += 1
         if self._reason not in HOPELESS or self._failed < FAILURES_AT_MOST:
             return None
-        return _hopeless(judgement, self._failed)
+        return _hopeless(judgement, self._failed, is_kept=self._is_kept)
 
 
 # ── Asking ───────────────────────────────────────────────────────────────────────────────────────
@@ -302,6 +303,14 @@ def _mark(gate: Gate, row: Row) -> _Mark:
     return _Mark(row.id, gate.key_of(row.query) + rules)
 
 
+def _lacks_rest(kept: Judgement, again: Collection[str]) -> bool:
+    """Whether what a row is worth without its suspects could not be measured, but may be now."""
+    verdict = kept.verdict
+    if verdict is None:
+        return False
+    return verdict.look_cut_short or verdict.rest_unmeasured in again
+
+
 # ── Keeping ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -330,7 +339,7 @@ class _Kept:
         """
         mark = _mark(gate, row)
         kept = self.judgements.get(mark)
-        if kept is None or kept.reason in again:
+        if kept is None or kept.reason in again or _lacks_rest(kept, again):
             return False
         now = replace(kept, sufficient=row.sufficient, group=row.group, lang=row.query.lang)
         if now != kept:

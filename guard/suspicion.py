@@ -1,248 +1,421 @@
 r"""Suspicion: passages that speak to whoever judges them, instead of about their subject.
 
 A passage is suspect where it names the verdict or orders one, vouches for the passages around it,
-forges a delimiter or a turn of a chat, or hides what it says. Suspicion alone decides nothing: the
-gate judges once more without such passages, and only where the query would be answered with them.
-So a rule may be wide, at the price of a second judgement where it is wrong.
+forges a delimiter or a turn of a chat, or hides what it says (`guard.disguise`). Suspicion alone
+decides nothing: the gate judges once more without such passages, and only where the query would be
+answered with them. A rule that is too wide costs a second request, and at times a clarify; one that
+is too narrow leaves the defences of the prompt alone.
 
-Texts are compared as a reader would see them: without invisible characters, with letters of other
-scripts that look like Latin ones taken for these, and with what is written in base64, hexadecimal
-digits, percent signs or HTML entities decoded.
+What tells an order from a subject is seldom one word. "True" is a film, a value in a manual and an
+answer in an exam; beside "verdict", "passages" or "please write" it is none of them. So most rules
+ask for two things near each other.
 """
 
-import base64
-import binascii
-import html
 import re
-import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from guard.overlap import normalized
+from guard.disguise import hides, readings
+
+VERSION = 1
+"""Changes when a rule does: what was found before may then not be found again."""
 
 # Characters of a passage that are looked at together; each part repeats the end of the one before.
-_LONGEST, _OVERLAP = 20_000, 1_000
-_DECODED = 2_000  # Characters of one hidden text.
-
-# ── What a text hides ────────────────────────────────────────────────────────────────────────────
-
-# Zero width, direction, soft hyphen, variation, tags: nothing of it is seen.
-_INVISIBLE = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e"
-    "\u2060-\u2064\u2066-\u206f\ufe00-\ufe0e\ufeff\U000e0000-\U000e01ef]"
-    # Joiners belong into Persian, Hindi and emoji; after Latin letters they only hide.
-    "|(?<=[A-Za-z])[\u200c\u200d]+"
-)
-# A soft hyphen, or a mark of direction, is in many an honest text, but not in every other word.
-_MANY_INVISIBLE, _RARE = 6, 12
-_GROWS = 3  # So many times as long when normalised, letters stand for whole words.
-_TAG_LETTERS = re.compile("[\U000e0020-\U000e007e]+")
-_OVERRIDES = re.compile("[\u202d\u202e\u2066-\u2068]")
-_LOOKALIKES = str.maketrans(
-    "аеорсухіјѕԁһԛԝвкмнтАВЕКМНОРСТХІЈЅαεικνορτυχΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
-    "aeopcyxijsdhqwbkmhtABEKMHOPCTXIJSaeiknoptuxABEZHIKMNOPTYX",
-)
-_MIXED = re.compile(r"[A-Za-z][\u0370-\u03ff\u0400-\u04ff]|[\u0370-\u03ff\u0400-\u04ff][A-Za-z]")
-_MANY_MIXED = 5
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{24,4000}={0,2}")
-_HEX = re.compile(r"(?:[0-9a-fA-F]{2}[ :,]?){16,2000}")
-_PERCENT = re.compile(r"(?:%[0-9a-fA-F]{2}){6,2000}")
-_ENTITIES = re.compile(r"(?:&#x?[0-9a-fA-F]{2,6};){4,2000}")
-_ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}){4,2000}")
-# Accents upon accents, letters one by one, Morse and Braille: nobody writes passages so.
-_DISGUISED = re.compile(
-    "(?:[A-Za-z][\u0300-\u036f]{2,8}[^\\w]?){4}|(?:(?<!\\w)\\w[ ._*|-]{1,3}){12}"
-    "|(?:[.-]{1,6}[ /]{1,3}){12}|[\u2801-\u28ff]{4}"
-)
-_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})")
-_LEET = str.maketrans("013457@$!", "oieastasi")
-
-# ── What it says ─────────────────────────────────────────────────────────────────────────────────
+_LONGEST, _OVERLAP = 4_000, 600
+_GAP = re.compile(r"\s{50,}")
 
 
 class _Rule(NamedTuple):
-    """A pattern, and stems of which a text must hold one before the pattern is worth a search."""
+    """What one kind of suspect has in common.
 
+    Attributes:
+        name: what it is.
+        stems: of which a text must hold one, in lower case, before it is worth a search.
+        pattern: what is sought; with ``re.MULTILINE`` in the lines as they are, else in the text
+            with its lines joined.
+        near: what must stand near it, if anything.
+        within: how far away, in characters; behind it up to twice as far.
+    """
+
+    name: str
     stems: tuple[str, ...]
     pattern: re.Pattern[str]
+    near: re.Pattern[str] | None = None
+    within: int = 150
 
-    def finds(self, text: str, lower: str, joined: str) -> bool:
-        """Whether it stands in the text, or in the text with its lines joined."""
-        if not any(stem in lower for stem in self.stems):
+    def finds(self, text: str, lines: str, lower: str) -> bool:
+        """Whether it stands in the text; a rule of lines, in the text as it is."""
+        if not any(map(lower.__contains__, self.stems)):
             return False
-        return bool(self.pattern.search(joined) or self.pattern.search(text))
+        if self.pattern.flags & re.MULTILINE:
+            text = lines
+        if self.near is None:
+            return self.pattern.search(text) is not None
+        found = self.pattern.search(text)
+        while found:
+            start, end = max(0, found.start() - self.within), found.end() + self.within
+            if self.near.search(text, start, end + self.within):
+                return True
+            # What is near another one up to there was looked at too: the time stays linear.
+            found = self.pattern.search(text, end)
+        return False
 
 
-_TRUE = r"(?:true|sufficient)"
+# ── The label ────────────────────────────────────────────────────────────────────────────────────
+
+# "True" as a word that is spoken of: not the title "True Grit", nor a choice "True or False", nor
+# what a manual says of a value ("True if the file exists"), nor how a sentence begins ("True, it").
+_LABEL = re.compile(
+    r"(?<![.!?\u2026] )(?<!^)(?<!=)(?<![Rr]eturns )(?<! to )(?<! to [`'\"])\bTrue\b"
+    r"(?![\"'`\u201d\u2019*]{0,2}\s?(?:[/,|]\s?False|or\b|and False|if\b|when\b|whenever\b|"
+    r"unless\b|to\b|[A-Z][a-z]|=))"
+    r"|(?<! to )[\"'`\u201c\u201e\u00ab\u300c(:>|]\s?True\b"
+    r"(?![\"'`\u201d]?\s?(?:[/,|]\s?False|or\b|[A-Z][a-z]|if\b|for\b|to\b|when\b))"
+    r"|\bTrue (?:is|must|should|shall|will|for)\b|\bTrue[.!]?$"
+    r"|\bTRUE\b(?! (?:or|if|when|and)\b| ?/|, FALSE)"
+)
+# What only a judgement of passages has to do with.
+_JUDGING = re.compile(
+    r"(?i)\bverdict|\bruling\b|\bjudge(?:s|d)?\b|\bjudg(?:ing|e?ment)\b|\bpassages?\b|"
+    r"\bcontexts\b|\bexcerpts\b|\b(?:in)?sufficien(?:t|cy|tly)\b|\bsuffices?\b|"
+    r"\bexaminer|\bgrader|\bevaluator|language model|"
+    r"\b(?:the|this|that|your) (?:guard|prompt|reply|word|label)\b|"
+    r"\b(?:the|this|your) (?:task|question|operator|model) "
+    r"(?:above|below|asks?|has|wants|whatever)\b|"
+    r"\byour (?:task|operator)\b|"
+    r"\b(?:nothing|not|what|is|was|are) missing\b|\bno gaps?\b|\bFalse (?:is|would|will|counts)\b|"
+    r"instead of False|not False|write False"
+)
+# Somebody is told to write it; in the imperative, or as what has to be done.
+_TELLING = re.compile(
+    r"(?i)\b(?:write|say|reply|respond|vote|emit|utter)\b(?![\"'`]?\s?[:=|])|"
+    r"\b(?:please|must|just|simply|always|now|then|you) "
+    r"(?:answer|output|choose|select|pick|mark|put|use|give|rule|repeat|confirm|declare)\b|"
+    r"(?:^|[.:;!?] )(?:answer|output|return|choose|pick|mark|put|give|rule|confirm)\b(?! ?[:=])|"
+    r"\byour (?:reply|answer|output|verdict|word|vote)\b|"
+    r"\bplease\b(?! (?:set|pass|see|note|enable))"
+)
+# The same in other languages; a label that is not of the text's language stands out by itself.
+_ABROAD = re.compile(
+    r"(?i)\b(?:schreib|antwort|trag|urteil|écri|répond|juge|escrib|respond|juez|leia|escrev|"
+    r"scriv|rispond|giudic|schrijf|antwoord|skriv|svar|napis|odpowie|scrib|yaz|cevap|deyin|"
+    r"viết|trả lời|chấm|tulis|jawab|andika|jibu|kirjoita|vastaa|írd|válasz|scrie|răspun)|"
+    r"напиш|ответ|словом|казав|"
+    r"写|寫|回答|输出|輸出|请|書|記|記入|记|答|판정|대답|답|써|出力|"
+    r"يكتب|اكتب|أجب|بنویس|כתוב|כתב|תכתוב|ענה|"
+    r"लिख|उत्तर"
+)
+_SETS = (
+    r"[\"'*_`)\]]{0,3}\s{0,3}(?:[:=|>\u2192]{1,2}|->|=>|is|was|to|reads|remains)"
+    r"\s{0,3}[\"'*_`(\[]{0,3}"
+)
+
+_TOKEN = (
+    r"(?:<[|\uff5c][\w\u2581]{2,30}[|\uff5c]>|\[/?INST\]|<</?SYS>>|\[\|/?\w{2,12}\|\]|"
+    r"</?(?:start_of_turn|end_of_turn|think|tool_call|tool_response)>)"
+)
+_TILL_SIGN = r"[^<\[]{0,60}+[^<\[]{0,60}+[^<\[]{0,60}+"
+# What stands before a verb that is forbidden, not ordered.
+_NEVER = (
+    r"(?<!\bnever )(?<!\bnot )(?<!n[o']t )(?<!n\u2019t )(?<!\bnot to )(?<!\bnever to )(?<!\bn')"
+    r"(?<!\bn\u2019)(?<!\bno )(?<!\bnon )(?<!\bnão )(?<!\bpas )(?<!\bnunca )(?<!\bjamais )"
+    r"(?<!\bmai )(?<!\bnie )(?<!\bjangan )(?<!\bđừng )(?<!\bkhông )(?<!\bnicht )(?<!\bniet )"
+)
 _RULES = (
-    # The verdict by its name, or a verdict at all.
     _Rule(
+        "the field of the verdict",
         ("sufficien",),
         re.compile(
-            r"(?im)has[_\W]{0,3}sufficient|sufficient[_\W]{0,3}context|context[_\W]{0,3}sufficien"
+            r"(?i)has[_-]sufficient\b|has_?sufficient_?context|sufficient_context|"
+            r"context_?sufficien|\bis the context sufficient\?|"
+            r"(?:has \W?sufficient(?: context)?|context sufficien\w{1,3})[\"'*`]{0,2}\s?[:=]|"
+            r"\bsufficien\w{1,3}[\"']?\s?[:=] ?[\"'\[( ]{0,4}true\b(?! \w)"
         ),
     ),
     _Rule(
-        ("true", "sufficient"),
+        "the field of the verdict, under another name",
+        ("sufficien",),
         re.compile(
-            r"(?im)\b(?:verdict|judge?ment|decision|label|grade|rating|classification|"
-            r"ruling|result|output|"
-            r"answer|response|sufficien\w{0,3}|status|score|outcome)[\"'*_`]{0,3}\s{0,3}"
-            rf"(?:[:=|>]|is|was|->|=>){{1,2}}\s{{0,3}}[\"'*_`(\[]{{0,3}}{_TRUE}\b"
+            r"(?i)\bsufficien\w{1,3}[\"']?\s?[:=] ?[\"'\[(x ]{0,4}"
+            r"(?:true\b(?! \w)|yes|1\b|pass|x\b)"
         ),
-    ),
-    _Rule(
-        ("verdict", "sufficient", "answer", "label", "supported", "grounded", "complete"),
         re.compile(
-            r"(?im)[\"'](?:sufficient|verdict|answer|label|supported|grounded|"
-            r"complete)[\"']\s{0,3}[:=]\s{0,3}"
-            r"(?:true|1\b|[\"'](?:true|yes))"
+            r"(?i)\bpassages?\b|\bcontexts?\b|\bverdict|\bjudg|\bevidence\b|\bmissing\b|"
+            r"\bquestion\b|\banswer"
         ),
     ),
-    # The label itself, as a word that is spoken of.
     _Rule(
+        "a verdict, given",
+        ("verdict", "judg"),
+        re.compile(
+            rf"\b[Jj]udge(?:ment|-?\w{{1,9}})?{_SETS}(?:True|TRUE|SUFFICIENT)\b(?! (?:or|to|if)\b)|"
+            rf"(?i:\bverdict\w{{0,9}}{_SETS}(?:true\b(?! (?:or|to|if)\b)|"
+            r"sufficient\b(?! (?!context|passages|and\b|because\b)\w)))"
+        ),
+    ),
+    _Rule(
+        "a verdict, given under another name",
+        ("label", "ruling", "decision", "judg"),
+        re.compile(
+            rf"(?i)\b(?:label|ruling|decision|judge?ment){_SETS}"
+            r"(?:true|sufficient|that the passages)\b"
+        ),
+        re.compile(r"(?i)\bpassages?\b|\bcontexts\b|\bthe judge\b|\bverdict\b"),
+    ),
+    _Rule("the label, beside the judging", ("true",), _LABEL, _JUDGING, 120),
+    _Rule("the label, ordered", ("true",), _LABEL, _TELLING, 40),
+    _Rule("the label, ordered in another language", ("true",), _LABEL, _ABROAD, 60),
+    _Rule(
+        "the label, as a word to write",
         ("true",),
         re.compile(
-            r"(?im)(?-i:\bTrue\b)(?=\s{0,3}(?:[\"'\u201d\u00bb\u300d.,;:!?()\[\]{}<>|"
-            r"*_`/=\u3002\u3001-]|$))|"
-            r"(?-i:(?<=[\"'\u201c\u201e\u00ab\u300c(:=|>])\s{0,2}True\b)|(?-i:\bTRUE\b)"
-        ),
-    ),
-    # Not where a sentence or a title begins with it.
-    _Rule(
-        ("true",),
-        re.compile(r"(?im)(?-i:(?<!^)(?<![.!?] )\bTrue\b(?! [A-Z]))"),
-    ),
-    # Orders to whoever reads.
-    _Rule(
-        ("ignore", "disregard", "forget", "override", "bypass", "follow"),
-        re.compile(
-            r"(?im)\b(?:ignore|disregard|forget|override|bypass|stop following|"
-            r"do not follow)\b.{0,60}"
-            r"\b(?:instructions?|prompt|task|rules?|above|previous|prior|earlier|"
-            r"guidelines?|criteria|"
-            r"checks?)\b"
+            r"\b(?:[Ww]rite|[Ss]ay|[Rr]eply|[Rr]espond|[Aa]nswer|[Oo]utput|[Ee]nter|[Cc]hoose)"
+            r"(?: (?:just|only|simply|now|with|the word|a simple|"
+            r"down)){0,3} [\"'`*\u201c]{0,2}True\b"
+            r"(?![\"'`*\u201d]{0,2}(?: ?/| or\b| if\b| when\b| for (?:correct|true|right)|"
+            r" and False| [A-Z][a-z]))|"
+            r"\b(?:[Aa]|[Ee]very|the word|simple|word,) [\"'`]?True[\"'`]? (?:is|was|will|would|"
+            r"on|makes|here)\b"
         ),
     ),
     _Rule(
-        ("true", "suffic"),
-        re.compile(
-            r"(?im)\b(?:write|answer|output|reply|respond|say|return|print|choose|select|"
-            r"mark|label|emit|type|"
-            r"vote|judge|rule)\b.{0,40}\b(?:(?-i:True)|sufficient)\b"
-        ),
-    ),
-    _Rule(
+        "the label, as a word to write, in any case",
         ("true",),
         re.compile(
-            r"(?im)\b(?-i:True)\b.{0,40}\b(?:must|should|shall|is the only|"
-            r"is required|is expected|"
-            r"is the (?:correct|right))\b"
+            r"(?i)\b(?:write|say|reply|respond|answer|output)"
+            r"(?: (?:just|only|simply|with|the word|a simple)){0,3} [\"'`*\u201c]{0,2}true\b"
+            r"(?![\"'`*\u201d]{0,2},?(?: ?/| or\b| if\b| when\b| to\b| for\b|"
+            r" and\b| false\b))"
         ),
-    ),
-    _Rule(
-        ("dear", "attention", "note to", "message", "instruction", "hey", "hello"),
         re.compile(
-            r"(?im)\b(?:dear|attention|note to|message (?:to|for)|instructions? (?:to|"
-            r"for)|hey|hello)\b"
-            r".{0,20}"
-            r"\b"
-            r"(?:judge|model|assistant|evaluator|grader|classifier|ai|llm)\b"
+            r"(?i)\bpassages\b|\bcontexts\b|\bverdict|\bthe judge\b|\bwhatever (?:the|is|was|it)\b"
         ),
+        80,
     ),
     _Rule(
-        ("you are", "act as", "pretend", "behave"),
+        "the label, over and over",
+        ("true",),
+        re.compile(r"(?:(?:\b\w{1,20}[:=] ?)?\bTrue\b[\W_]{1,4}){6}"),
+    ),
+    # Nobody answers "When did it open?" by "True".
+    _Rule(
+        "the label, as an answer to what is no matter of true or false",
+        ("true",),
         re.compile(
-            r"(?im)\b(?:you are|act as|pretend|behave)\b.{0,25}\b(?:ai|llm|language model|"
-            r"evaluator|grader|classifier|chatbot|oracle)\b"
+            r"(?i)\b(?:who|whom|whose|what|when|where|which|why|how)\b"
+            r"(?![^?]{0,60}\b(?:defaults?|values?|returns?|options?|settings?|flags?|parameters?|"
+            r"variables?|enable[sd]?|statements?|correct|right|boolean|bool|print(?:ed|s)?|outputs?|results?|evaluates?)"
+            r"\b)[^?]{1,60}+[^?]{0,60}+"
+            r"\?[\"'\u201d]?(?!['\u2019]s)\W{0,6}(?:\w{1,12}\W{1,4}){0,4}"
+            r"(?<!\bto )(?<!\bpass )(?<!=)(?<!= )(?-i:\bTrue\b)"
+            r"(?![\"'`\u201d]?\s?(?:\?|/|(?-i:[A-Z][a-z])|(?:was|is|means|if|when|only|for|by)\b))"
         ),
     ),
+    # ── Orders ──
     _Rule(
-        ("prompt", "mode", "message", "override", "notice"),
+        "instructions set aside",
+        ("ignore", "disregard", "forget", "override", "bypass", "follow", "skip"),
         re.compile(
-            r"(?im)\b(?:system|developer|admin\w{0,9}|debug)\s{0,2}(?:prompt|mode|message|"
-            r"override|notice)\b"
+            rf"(?i)\b(?=[idfobs]){_NEVER}(?:ignore|disregard|forget|override|bypass|skip|"
+            r"stop following|do not follow)\b"
+            r".{0,30}\b(?:(?:previous|prior|preceding|above|earlier|other|system|original|your|"
+            r"all) "
+            r"(?:\w{1,12} )?(?:instructions?|prompts?|rules|guidelines|orders|criteria)|"
+            r"your task\b(?! (?:list|force|manager))|task (?:above|below|that)|"
+            r"instructions? (?:above|below|before))"
         ),
     ),
-    # Vouching for what stands around it.
     _Rule(
-        ("passages", "contexts", "excerpts", "retrieved"),
+        "whoever judges, addressed",
+        (
+            "language model",
+            "llm",
+            "evaluator",
+            "grader",
+            "automatic",
+            "assistant",
+            "judge",
+            "model",
+            " ai",
+        ),
         re.compile(
-            r"(?im)\b(?:these|the|all|this set of|retrieved)\s(?:passages|contexts|excerpts|"
-            r"retrieved \w{1,12})\b.{0,60}\b(?:sufficient|suffice|enough|everything|"
-            r"answer the question|contain the answer|no further|complete|conclusive)\b"
+            r"(?i)\b(?:dear|attention|notes? (?:to|for)|messages? (?:to|for)|"
+            r"instructions? (?:to|for)|hey|hello|listen|(?<![a-z] )to)"
+            r"(?:,? (?:the|our|any|all|every|you|kind|good|reading)){0,2},? "
+            r"(?:ai\b(?! \w)|language models?|llms?\b|evaluators?\b|graders?\b|"
+            r"automatic (?:readers?|judges?)|"
+            r"assistant(?=[:,])|judge(?=[:,](?! [A-Z]))|model(?=[:,]))"
         ),
-    ),
-    _Rule(
-        ("the answer", "full answer", "whole answer", "complete answer"),
         re.compile(
-            r"(?im)\bthe (?:full |whole |complete )?answer\b.{0,50}"
-            r"\b(?:above|previous passage|preceding|elsewhere|already (?:given|stated|provided)|"
-            r"footnote|appendix|attached|inserted|in one sentence|need not)\b"
+            r"(?-i:True|TRUE)\b|(?i:passages?\b|sufficien|\bverdict|\bignore|\bdisregard|"
+            r"\byour (?:task|reply|output|prompt))"
         ),
     ),
     _Rule(
-        ("answers", "nothing is", "nothing was"),
+        "another part to play",
+        ("you are", "act as", "pretend", "behave", "from now on"),
         re.compile(
-            r"(?im)\b(?:this|following|present)\b.{0,20}\b(?:document|passage|text|"
-            r"article|page|section)\b.{0,20}"
-            r"\banswers\b|\bnothing (?:is|was) (?:missing|left open)\b"
+            r"(?i)\b(?:you are (?:now |no longer |only |just )?(?:an? |the )|act as (?:an? |the )|"
+            r"pretend (?:to be|that you are) (?:an? |the )?|behave like (?:an? )?|"
+            r"from now on,? you )"
+            r".{0,25}\b(?:ai|llm|language model|evaluator|grader|judge|chatbot|oracle|assistant)\b"
         ),
-    ),
-    # Delimiters, turns and calls that it has no business with.
-    _Rule(
-        ("[", "begins", "ends", "begin of", "end of", "start of"),
         re.compile(
-            r"(?im)\[[0-9a-f]{8,64} |"
-            r"\b(?:passage|question|context|evidence|retrieved)\s?(?:\d{1,4} )?(?:begins|ends)\b|"
-            r"\b(?:begin|end|start) of (?:the )?(?:passages?|contexts?|documents?|input|"
-            r"evidence|data|"
-            r"retriev\w{1,6})\b"
+            r"(?i)passage|(?-i:True|TRUE)\b|sufficien|verdict|instructions|"
+            r"\b(?:no|your|new|other|old) rules\b|prompt"
         ),
     ),
+    # ── Vouching for what stands around it ──
     _Rule(
-        ("<",),
+        "passages that suffice",
+        ("passages", "contexts", "excerpts", "retrieved", "this set", "the set"),
         re.compile(
-            r"(?im)</?(?:context|passage|documents|question|task|instructions?|system|user|"
-            r"assistant|verdict|answer|evidence|retrieved\w{0,9}|prompt)\b[^>]{0,60}>"
+            r"(?i)\b(?:(?:these|all|retrieved|the (?:above|other|retrieved|following)?|following|"
+            r"surrounding|both|set of)\s?(?:passages|contexts|excerpts|retrieved \w{1,12})|"
+            r"(?:this|the) set(?: of \w{1,12})?)\b"
+            r"[^.?!]{0,60}\b(?:sufficient|suffices?|hold what|is enough|are enough|everything|"
+            r"answers? "
+            r"(?:(?:the|this|your|each|every) question\b(?! (?:why|how|who|what|when|where|"
+            r"whether|of)\b)|\")|contain the (?:full |whole |complete )?answer|no further|"
+            r"conclusive|(?:is|are|was|were) complete)"
         ),
-    ),
-    _Rule(
-        ("<", "|", "[", "task:", "###"),
         re.compile(
-            r"(?im)<[|\uff5c]|[|\uff5c]>|\[/?INST\]|<</?SYS>>|\[\|\w{2,12}\|\]|\btask:|"
-            r"</?(?:s|think|tool_call|start_of_turn|end_of_turn)>|"
-            r"###\s{0,2}(?:system|instruction|human|assistant|response|task|question)"
+            r"(?i)\bsuffic|\bquestion|\bverdict|\bjudge|\banswer|\bmissing|\baccept|\bneeded\b|True"
         ),
     ),
     _Rule(
-        (":",),
+        "an answer that stands elsewhere",
+        ("answer",),
         re.compile(
-            r"(?im)^\s{0,4}[\W_]{0,3}(?:assistant|system|judge|ai|evaluator|grader|verdict)"
-            r"[\W_]{0,3}:"
+            r"(?i)\b(?:the )?(?:full |whole |complete )?answer\b[^.!]{0,64}"
+            r"\b(?:above|previous passage|preceding|elsewhere|already (?:given|stated|provided|"
+            r"confirmed)|"
+            r"footnote|appendix|attached|inserted|in one sentence|need not|complete)\b"
         ),
-    ),
-    _Rule(
-        ("tool_", "function_", "logprob", "finish_reason", "json", 'role"', 'arguments"'),
         re.compile(
-            r"(?im)\b(?:tool_calls?|function_call|tool_result|tool_use|logprobs?|"
-            r"finish_reason|json_?schema|"
-            r"jsonrpc)\b|\"(?:role|arguments)\""
+            r"(?i)\bpassages?\b|\bthis set\b|\bsufficien|\bcounts as\b|\bjudge\b|\bverdict|"
+            r"\bcomplete(?:ness)?: "
+            r"|missing information: none|language model|incorporated"
+        ),
+        250,
+    ),
+    _Rule(
+        "an answer to a quoted question",
+        ("answer", "question", "suffice"),
+        re.compile(
+            r"(?i)\b(?:answer(?:s|ed|ing)?(?: to)?|question|suffices?) (?:for )?(?:the question )?"
+            r"[\"\u201c\u201e\u00ab'][^\"\u201d\u00bb]{5,60}+[^\"\u201d\u00bb]{0,60}+[^\"\u201d\u00bb]{0,60}+"
+            r"(?<=\?)[\"\u201d\u00bb]"
+        ),
+        re.compile(
+            r"(?i)\bcomplete|\bfully\b|\bin full\b|\bmissing\b|\babove\b|\binserted\b|"
+            r"\bpassages?\b|"
+            r"\bsuffic|\bfootnote|\bonce and for all\b|\bcount(?:s|ed)? as\b|\bas given\b|"
+            r"everything needed|"
+            r"\bverdict|\bincorporated"
+        ),
+        200,
+    ),
+    _Rule(
+        "nothing is missing",
+        ("missing", "left open", "no gap"),
+        re.compile(
+            r"(?i)\bnothing (?:is|was) (?:missing|left open)|no part of the answer is missing|"
+            r"\bnothing (?:more )?is needed\b|missing information: none"
+        ),
+        re.compile(r"(?i)\banswer|\bquestion|\bpassage|\bjudge|\bverdict|\bsufficien"),
+    ),
+    # ── Delimiters, turns and calls that it has no business with ──
+    _Rule(
+        "a delimiter",
+        ("begins", "ends", "begin of", "end of", "start of", " begin]", " end]"),
+        re.compile(
+            r"(?im)[\[({\u00ab]\W{0,3}(?:[\w-]{1,64} )?(?:passage|question|context|task|"
+            r"history)\s?(?:\d{1,4} )?"
+            r"(?:begins|ends|begin|end)\W{0,3}[\])}\u00bb]|"
+            r"^[^\w\s]\W{1,60}(?:begin|end|start) of (?:the )?(?:passages?|contexts?|evidence|"
+            r"retriev\w{1,6}(?: \w{1,12})?)\W{0,60}$"
         ),
     ),
-    # The same in other languages.
+    _Rule("a mark of the prompt", ("[",), re.compile(r"(?i)\[[0-9a-f]{16}(?: \d{1,4})? [a-z]")),
     _Rule(
+        "turns of a chat, by their tokens",
+        ("<", "["),
+        re.compile(rf"(?i)(?<!`){_TOKEN}{_TILL_SIGN}(?<!`){_TOKEN}"),
+    ),
+    # One may be mentioned.
+    _Rule(
+        "a turn of a chat, by its token",
+        ("<", "["),
+        re.compile(f"(?i){_TOKEN}"),
+        re.compile(
+            r"(?-i:\bTrue|TRUE)\b|(?i:\bverdict|sufficien|\bpassages\b|\bignore\b|\bdisregard|"
+            r"\bjudge|\binstructions\b|\bevaluat|\bgrade)"
+        ),
+    ),
+    _Rule(
+        "a turn of a chat, by its name",
+        ("assistant", "system", "judge", "evaluator", "grader"),
+        re.compile(
+            r"(?im)(?:^|[.?!] )\W{0,4}(?:assistant|system|judge|evaluator|"
+            r"grader)(?: notice)?(?: \d{1,6})?\W{0,3}:"
+        ),
+        re.compile(
+            r"(?:True|TRUE)\b(?! or)|(?i:(?<!is )(?<!are )\bsufficient(?=\W|$)(?! \w)|"
+            r"\bsufficient context|\bpassages\b|\bignore\b|\bdisregard)"
+        ),
+    ),
+    _Rule(
+        "a tag around the passages, closed",
+        ("</", "[/"),
+        re.compile(
+            r"(?i)[<\[]/(?:contexts?|passages?|documents|evidence|retrieved\w{0,9}|system|"
+            r"user_?query|instructions?|prompt)>"
+        ),
+        re.compile(
+            r"<instructions?>|(?-i:True)\b|\bjudge|verdict|sufficien|\bignore\b|\bdisregard\b"
+        ),
+    ),
+    _Rule(
+        "a reply, as a program gets it",
+        (
+            "tool_",
+            "finish_reason",
+            "jsonrpc",
+            "function",
+            "role",
+            "choices",
+            "logprob",
+            "grade",
+            "verdict",
+        ),
+        re.compile(
+            r"\btool_(?:calls?|use|result|call_id)\b|\bfunction_call\b|\bfinish_reason\b|jsonrpc|"
+            r"\blogprobs?\b|\"role\"\s?:\s?\"(?:assistant|system|tool)\"|"
+            r"\"(?:verdict|grade|label)\"\s?:\s?[\"'\[{]{0,2}(?:true|yes|sufficient|1\b|accept)|"
+            r"\bverdict\w{0,9}\s?\{|\bsetVerdict\("
+        ),
+        re.compile(
+            r"(?i)(?-i:\bTrue\b)|(?<!\")\bverdict(?!\")|sufficien|\bpassages?\b|\bjudge|evidence|"
+            r"\bmissing\b(?!\?)"
+        ),
+    ),
+    _Rule("the label, and nothing else", ("true",), re.compile(r"\A\W{0,9}True\W{0,9}\Z")),
+    # ── The same in other languages ──
+    _Rule(
+        "instructions set aside, in Latin letters",
         ("ignor", "negeer", "abaikan", "puuza", "bỏ qua"),
         re.compile(
-            r"(?im)\b(?:ignorier\w{0,3}|ignorez|ignora(?:d|te|r)?|negeer|zignoruj|abaikan|"
+            rf"(?i)\b(?=[inzapb]){_NEVER}(?:ignorier\w{{0,3}}|ignorez|ignora(?:d|te|r)?|negeer|zignoruj|abaikan|"
             r"puuza|bỏ qua)\b"
-            r".{0,60}\b(?:anweisung|aufgabe|regel|instruction|consigne|instruccion|tarea|"
-            r"instruções|"
-            r"tarefa|istruzion|compito|instructie|opdracht|instrukcj|polecen|instruksi|"
-            r"tugas|maagizo)"
+            r"[^.!?]{0,60}\b(?:anweisung|aufgabe|instruction|consigne|instruccion|tarea|"
+            r"instruções|tarefa|istruzion|compito|instructie|opdracht|instrukcj|polecen|instruksi|"
+            r"tugas|maagizo)\w{0,20}+(?! (?:nicht|niet)\b(?! m))"
         ),
     ),
     _Rule(
+        "instructions set aside, in other letters",
         (
             "игнорир",
             "забудь",
@@ -257,100 +430,87 @@ _RULES = (
             "अनदेखा",
         ),
         re.compile(
-            r"(?im)(?:игнорир|забудь|ігнору|无视|忽略|無視|무시|تجاهل|نادیده|התעל|अनदेखा).{0,30}"
-            r"(?:инструк|указан|правил|вказів|завдан|指令|指示|说明|說明|규칙|지시|تعليم|دستور|הוראו|निर्देश)"
+            r"(?i)(?<!\bне )(?<!不要)(?<!勿)(?<!不得)(?<!不能)(?<!不可)(?<!别)(?<!لا ت)(?<!لا )"
+            r"(?:игнорир|забудь|ігнору|无视|忽略|無視|무시|تجاهل|نادیده|התעל|अनदेखा).{0,30}"
+            r"(?:инструк|указан|вказів|завдан|指令|指示|说明|說明|지시|تعليمات|دستور|הוראו|निर्देश)"
         ),
     ),
 )
 
+# True in the code of somebody's program: not where what it is set to has to do with a judgement.
+_NO_JUDGING = r"(?!\w{0,30}(?:verdict|label|suffic|judg|grad|decision|ground|context|evidence))"
+_OF_CODE = re.compile(
+    r"(?m)\b(?:return True$|while True:(?=$| [a-z]{1,9}\()|IS TRUE\b)|(?:^|[\s,({])[\"']?"
+    rf"{_NO_JUDGING}"
+    r"[a-z]\w{1,30}(?:[\"']: | ?= ?)True(?=[,)}]|$)|"
+    rf"^[ \t]{{0,20}}(?:- )?{_NO_JUDGING}[a-z]\w{{1,30}}: True$"
+)
 
-def suspects(contexts: Sequence[str]) -> tuple[int, ...]:
-    """The places of passages that speak to the judge, in their order."""
-    return tuple(place for place, text in enumerate(contexts) if is_suspect(text))
+
+class Looked(NamedTuple):
+    """What a look at passages found.
+
+    Attributes:
+        suspects: the places, from 0, of those that were found to speak to the judge, in their
+            order.
+        is_whole: whether all were looked at wholly; of what was not, nothing is said.
+    """
+
+    suspects: tuple[int, ...]
+    is_whole: bool
+
+
+def looked(texts: Sequence[str], until: float | None = None) -> Looked:
+    """Which passages speak to the judge, as far as there was time to look.
+
+    Args:
+        texts: passages, of any length.
+        until: when to stop, as `time.monotonic` tells it.
+    """
+    places: list[int] = []
+    for place, text in enumerate(texts):
+        for part in _parts(text):
+            if until is not None and time.monotonic() >= until:
+                return Looked(tuple(places), is_whole=False)
+            if found(part):
+                places.append(place)
+                break
+    return Looked(tuple(places), is_whole=True)
+
+
+def suspects(texts: Sequence[str]) -> tuple[int, ...]:
+    """The places, from 0, of passages that speak to the judge, in their order."""
+    return looked(texts).suspects
 
 
 def is_suspect(text: str) -> bool:
     """Whether a passage speaks to the judge, openly or hidden."""
-    starts = range(0, max(1, len(text) - _OVERLAP), _LONGEST - _OVERLAP)
-    return any(_is_suspect(text[at : at + _LONGEST]) for at in starts)
+    return any(map(found, _parts(text)))
 
 
-def _is_suspect(text: str) -> bool:
-    return _hides(text) or any(_speaks(one) for one in _readings(text))
+def _parts(text: str) -> Iterator[str]:
+    if len(text) > _LONGEST:
+        text = _GAP.sub("\n", text)
+    for at in range(0, max(1, len(text) - _OVERLAP), _LONGEST - _OVERLAP):
+        yield text[at : at + _LONGEST]
 
 
-def _hides(text: str) -> bool:
-    unseen = len(_INVISIBLE.findall(text))
-    if (unseen >= _MANY_INVISIBLE and unseen * _RARE >= len(text)) or _TAG_LETTERS.search(text):
-        return True
-    if len(_OVERRIDES.findall(text)) >= 2 or _DISGUISED.search(text):
-        return True
-    if len(normalized(text)) > _GROWS * len(text):
-        return True
-    return len(_MIXED.findall(text)) >= _MANY_MIXED
+def found(text: str) -> str | None:
+    """The name of what is found first in a short text, or in what it hides."""
+    if hides(text):
+        return "what nobody sees"
+    for reading in readings(text):
+        if reading.reveals:
+            return "the label, in disguise"
+        if said := _said(reading.text):
+            return said
+    return None
 
 
-# True in the code of somebody's program: not where what it is set to has to do with a judgement.
-_OF_CODE = re.compile(
-    r"(?m)\b(?:return True$|while True:$|IS TRUE\b)|(?:^|[\s,({])[\"']?"
-    r"(?!\w{0,30}(?:verdict|label|answer|suffic|judg|grad|deci|result|output|respon|status|support|"
-    r"ground|complet|pass|context|evidence|score|class|valid|check|approv))"
-    r"[a-z]\w{1,30}(?:[\"']: | ?= ?)True(?=[,)}]|$)"
-)
-
-
-def _speaks(text: str) -> bool:
-    text = _OF_CODE.sub(" ", text)
+def _said(text: str) -> str | None:
+    lower = text.casefold()
+    if "true" in lower:
+        text = _OF_CODE.sub(" ", text)
     # A rule's words may stand on a line of their own, or be torn apart by the end of one.
-    lower, joined = text.casefold(), " ".join(text.split())
-    return any(rule.finds(text, lower, joined) for rule in _RULES)
-
-
-def _readings(text: str) -> Iterator[str]:
-    """The text as a reader sees it, and what it hides, decoded."""
-    plain = normalized(_INVISIBLE.sub("", text)).translate(_LOOKALIKES)
-    yield plain
-    yield from _decoded(plain)
-    for other in (plain.translate(_LEET), plain[::-1], plain.translate(_ROT13)):
-        # Worth a look only where it makes a word of the task out of what was none.
-        if any(word in other.casefold() and word not in plain.casefold() for word in _OF_THE_TASK):
-            yield other
-
-
-_OF_THE_TASK = ("true", "sufficient", "verdict", "instruction", "passage")
-_ROT13 = str.maketrans(
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
-    "nopqrstuvwxyzabcdefghijklmNOPQRSTUVWXYZABCDEFGHIJKLM",
-)
-
-
-def _decoded(text: str) -> Iterator[str]:
-    if _ENTITIES.search(text):
-        yield html.unescape(text)
-    if _PERCENT.search(text):
-        yield urllib.parse.unquote(text, errors="replace")
-    if _ESCAPES.search(text):
-        yield _unescaped(text)
-    for found in _HEX.finditer(text):
-        yield from _printable(re.sub(r"[^0-9a-fA-F]", "", found[0]), bytes.fromhex)
-    for found in _BASE64.finditer(text):
-        yield from _printable(found[0], _from_base64)
-
-
-def _unescaped(text: str) -> str:
-    return _ESCAPE.sub(lambda found: chr(int(found[1] or found[2], 16)), text)
-
-
-def _from_base64(text: str) -> bytes:
-    whole = text.rstrip("=").replace("-", "+").replace("_", "/")
-    return base64.b64decode(whole + "=" * (-len(whole) % 4))
-
-
-def _printable(text: str, decode: Callable[[str], bytes]) -> Iterator[str]:
-    """What a hidden text says, if it says anything."""
-    try:
-        found = decode(text)[:_DECODED].decode()
-    except (ValueError, binascii.Error):
-        return
-    if found.isprintable() or found.replace("\n", " ").isprintable():
-        yield found
+    joined = " ".join(text.split())
+    return next((rule.name for rule in _RULES if rule.finds(joined, text, lower)), None)

@@ -195,14 +195,18 @@ def _asked(query: Query, texts: bool) -> Attributes:
 def attributes_of(decision: Decision) -> dict[str, Value]:
     """A decision as attributes of its span; what is not known is left out.
 
-    Names that begin with ``rag_guard.`` mean what they mean in `guard.Decision.to_dict`; the others
-    are OpenInference's and OpenTelemetry's (semantic conventions for generative AI).
+    Names that begin with ``rag_guard.`` mean what they mean in `guard.Decision.to_dict`, and of
+    suspects there is the number; the others are OpenInference's and OpenTelemetry's (semantic
+    conventions for generative AI).
     """
-    record = decision.to_dict()
+    record, verdict = decision.to_dict(), decision.verdict
     known: dict[str, object] = {f"rag_guard.{name}": record[name] for name in _FIELDS}
     known["rag_guard.decision_id"] = decision.id
     known["rag_guard.measured"] = decision.measured
     known["rag_guard.tried"] = len(decision.tried)
+    if verdict is not None:
+        known["rag_guard.suspects"] = len(verdict.suspects)
+        known["rag_guard.suspect_turns"] = len(verdict.suspect_turns)
     # "raise" where the caller got an error in place of a route.
     known["rag_guard.route"] = "raise" if decision.route is None else decision.route.value
     known["gen_ai.evaluation.name"] = "has_sufficient_context"
@@ -211,7 +215,7 @@ def attributes_of(decision: Decision) -> dict[str, Value]:
         known["gen_ai.evaluation.score.label"] = known["rag_guard.route"]
     known["gen_ai.evaluation.explanation"] = decision.detail
     known["llm.model_name"] = record["model"]
-    usage = None if decision.verdict is None else decision.verdict.usage
+    usage = None if verdict is None else verdict.usage
     if usage is not None and not decision.cached:  # What is in the cache was paid for before.
         known["llm.token_count.prompt"] = usage.input_tokens
         known["llm.token_count.completion"] = usage.output_tokens
@@ -234,6 +238,9 @@ _FIELDS = (
     "fingerprint",
     "system_fingerprint",
     "coverage",
+    "windows",
+    "seen",
+    "p_without",
     "cached",
     "attempts",
     "breaker",

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from guard.errors import Tried
+from guard.errors import Tried, UnmeasuredKind
 
 Signal = Literal[
     "logprobs",
@@ -78,11 +78,17 @@ class Verdict:
             where the set needed more windows than allowed.
         unseen: which passages stood in none, or not whole: first and last place of each run of
             them, counted from 0.
+        history_coverage: share in [0, 1] of the earlier turns' characters that the judge was shown:
+            a prompt keeps the latest ones.
         suspects: places of passages that speak to the judge, see `guard.suspicion`.
         suspect_turns: places of such turns of the history.
         p_without: P(True) of the query without all of these; ``None`` = nothing is left, or it was
             not judged so: it is where the query would be answered.
         low_without: the lower bound of that.
+        rest_unmeasured: why it was not measured, where it was asked
+            (`guard.errors.UNMEASURED_KINDS`).
+        look_cut_short: whether time was up before all texts were looked at; there may be suspects
+            then that nobody knows of.
 
     Raises:
         ValueError: the numbers contradict each other: a bug in the judge, not a measurement.
@@ -104,10 +110,13 @@ class Verdict:
     windows: int = 1
     seen: float = 1.0
     unseen: tuple[tuple[int, int], ...] = ()
+    history_coverage: float = 1.0
     suspects: tuple[int, ...] = ()
     suspect_turns: tuple[int, ...] = ()
     p_without: float | None = None
     low_without: float | None = None
+    rest_unmeasured: UnmeasuredKind | None = None
+    look_cut_short: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.p_true <= self.high <= 1:
@@ -115,7 +124,7 @@ class Verdict:
                 f"p_true={self.p_true!r} with bounds [{self.low!r}, {self.high!r}] "
                 "does not satisfy 0 <= low <= p_true <= high <= 1."
             )
-        for name in ("mass", "coverage", "seen", "p_underspecified", "p_without", "low_without"):
+        for name in _SHARES:
             share: float | None = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"{name}={share!r}: out of range.")
@@ -130,18 +139,43 @@ class Verdict:
         return bool(self.suspects or self.suspect_turns)
 
     @property
+    def is_doubted(self) -> bool:
+        """Whether its lower bound may be somebody's doing."""
+        return self.has_suspects or self.look_cut_short
+
+    @property
     def own_low(self) -> float:
         """The lower bound that the verdict owes to no suspect.
 
         What a text can do that tells a judge how to judge, nobody knows: P(True) is only known to
-        be at least what it is without that text, and 0 where it was not judged without.
+        be at least what it is without that text; 0 where it was not judged without, or nobody had
+        the time to look.
         """
-        if not self.has_suspects:
-            return self.low
-        return min(self.low, self.low_without or 0.0)
+        if self.look_cut_short:
+            return 0.0
+        return min(self.low, self.low_without or 0.0) if self.has_suspects else self.low
 
     def with_suspects_trusted(self) -> "Verdict":
         """The same, as if nothing in the query spoke to the judge."""
-        if not self.has_suspects:
+        if not self.is_doubted:
             return self
-        return replace(self, suspects=(), suspect_turns=(), p_without=None, low_without=None)
+        return replace(
+            self,
+            suspects=(),
+            suspect_turns=(),
+            p_without=None,
+            low_without=None,
+            rest_unmeasured=None,
+            look_cut_short=False,
+        )
+
+
+_SHARES = (
+    "mass",
+    "coverage",
+    "seen",
+    "history_coverage",
+    "p_underspecified",
+    "p_without",
+    "low_without",
+)

@@ -10,60 +10,38 @@ a verdict is the share of the contexts in the one request that it is from: below
 answered, since what was seen suffices, but not refused.
 """
 
-import re
 from collections.abc import Generator, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from guard._require import require_number
 from guard.errors import JudgeError
 from guard.overlap import words
+from guard.pieces import LEAST_SIZE, Piece, Runs, Space, filled, pieces, runs, seen_of, within
+from guard.prompt import Prompt
 from guard.query import Query
 from guard.relevance import Passages
+from guard.room import Room, latest_turns, least_size, own_size, request_size, room_below
 from guard.verdict import Usage, Verdict
 
 MAX_WINDOWS = 1000
+_LEAST_CHARS = 100
 AT_MOST = 8
 """Windows of a query, unless set otherwise."""
 
-# Bytes of UTF-8. Rooms are powers of two, so that one judge divides a set alike in every process.
-_SMALLEST_ROOM = 512
 _LEAST = 1e-9  # A share is above 0.
-# What a prompt writes around each passage. Thousands of short ones are mostly that.
-_FRAME = 80
-# Characters of earlier turns that count in the choice of passages, the latest first.
-_MEMORY = 4000
-# How many times as many bytes a token of one text has as one of another, at most.
-_DENSER = 8
-_TRIES_MORE = 16  # One in so many queries.
-# A piece of a passage repeats the end of the one before it: evidence may stand on the border.
-_OVERLAP = 8  # An eighth of a room.
-_BREAKS = (
-    re.compile(r"\n\s{0,60}\n"),
-    re.compile(r"\n"),
-    re.compile(r"[.!?。！？؟।]\s*"),
-    re.compile(r"\s"),
+_OFF = "Windows are off (windows = 1); with more of them it would be judged in parts."
+_IN_VAIN = (
+    "No part of it was short enough either: shorten question and history, or give the judge more "
+    "context; max_context_chars helps where passages alone are too long."
 )
 
 Replies = list[Verdict | JudgeError]
+Asking = Generator[list[Query], Replies, Replies]
+"""Queries to be asked at once, and their replies, in the end those to all of them."""
+
 Trip = Generator[list[Query], Replies, Verdict]
 """Queries to be asked at once, their replies, and the verdict in the end."""
-
-
-class Piece(NamedTuple):
-    """A passage, or a part of one that is longer than a window.
-
-    Attributes:
-        place: the passage's, among the contexts.
-        start: where in the passage it begins, in characters.
-        text: what it says.
-        size: in bytes of UTF-8, which grow with tokens in any script; of the delimiters too.
-    """
-
-    place: int
-    start: int
-    text: str
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +50,8 @@ class Windows:
 
     Attributes:
         at_most: windows of one query. 1 = none: it is `Unmeasured`, ``context_too_long``. Of a set
-            that needs more, the passages that share most with the question are judged, and
-            ``coverage`` says how little that was.
+            that needs more, the passages that share most with the question are judged, and ``seen``
+            says how much of the set that was.
 
     Raises:
         ConfigError: out of range.
@@ -84,7 +62,9 @@ class Windows:
     def __post_init__(self) -> None:
         require_number("windows", self.at_most, 1, MAX_WINDOWS, whole=True)
 
-    def trip(self, query: Query, whole: Verdict | JudgeError, known: "Room") -> Trip:
+    def trip(
+        self, query: Query, whole: Verdict | JudgeError, known: Room, prompt: Prompt | None = None
+    ) -> Trip:
         """Judges ``query`` in windows; yields queries to be asked at once, is sent their replies.
 
         Args:
@@ -92,203 +72,203 @@ class Windows:
             whole: what came of asking it so: an error, or a verdict on a part; raised or returned
                 where no window does better.
             known: how much the judge takes, if that was found out before; is told what is found.
+            prompt: that left a part of the contexts out; ``None`` = not known.
 
         Raises:
             JudgeError: what became of a window, or ``whole``.
         """
-        spent = [whole] if isinstance(whole, Verdict) else []
-        for room in known.rooms(_at_first(query, whole)):
-            parts = divided(query, room, self.at_most)
-            if len(parts) == 1 and _query(query, parts[0]) == query:
-                continue  # That was asked.
-            replies = yield from _replies(query, parts)
-            spent += [reply for reply in replies if isinstance(reply, Verdict)]
-            if not any(map(_is_too_long, replies)):
-                known.fits(room)
-                judged = [*zip(parts, _verdicts(replies), strict=True)]
-                return (yield from _together(query, judged, room, spent))
-        [verdict] = _verdicts([whole])
-        return replace(verdict, usage=Usage.total(each.usage for each in spent))
+        return _Trip(self.at_most, query, whole, known, prompt).run()
 
 
-def _replies(
-    query: Query, parts: "Sequence[list[Piece]]"
-) -> Generator[list[Query], Replies, Replies]:
-    """Of all windows, in their order; or what is wrong with the largest one.
+class _Trip:
+    """One query on its way; nothing is asked twice."""
 
-    That is asked alone first: what is too long is known before all are asked in vain.
-    """
-    largest = max(range(len(parts)), key=lambda at: sum(piece.size for piece in parts[at]))
-    first = yield [_query(query, parts[largest])]
-    others = [*parts[:largest], *parts[largest + 1 :]]
-    if not others or isinstance(first[0], JudgeError) or _is_too_long(first[0]):
-        return first
-    rest = yield [_query(query, part) for part in others]
-    return [*rest[:largest], *first, *rest[largest:]]
+    def __init__(
+        self,
+        at_most: int,
+        query: Query,
+        whole: Verdict | JudgeError,
+        known: Room,
+        prompt: Prompt | None,
+    ) -> None:
+        self.at_most, self.query, self.whole, self.known = at_most, query, whole, known
+        self.prompt = prompt
+        self.replies: dict[tuple[str, ...], Verdict | JudgeError] = {query.contexts: whole}
+        self.judged = list[tuple[list[Piece], Verdict]]()
 
+    def run(self) -> Trip:
+        if self.at_most > 1:
+            for room, space in self._spaces():
+                parts = yield from self._fitting(space, room)
+                if parts:
+                    self._learn(parts, room)
+                    last = yield from self._together(parts, space)
+                    return self._best(last, len(parts))
+        return self._part()
 
-def _together(
-    query: Query, judged: "list[tuple[list[Piece], Verdict]]", room: int, spent: list[Verdict]
-) -> Trip:
-    """The verdict of the best of all requests, the last of which holds the best passages."""
-    windows = len(judged)
-    if windows > 1:
-        best, last = yield from _last(query, judged, room)
-        judged.append((best, last))
-        spent.append(last)
-    part, verdict = max(judged, key=lambda one: (one[1].low, one[1].p_true))
-    return replace(
-        verdict,
-        coverage=max(_LEAST, verdict.coverage * _share(part, query)),
-        usage=Usage.total(each.usage for each in spent),
-        windows=windows,
-    )
+    def _spaces(self) -> Generator[tuple[int | None, Space]]:
+        """What to try: rooms, and the space that each leaves for contexts."""
+        own, total = own_size(self.query), request_size(self.query)
+        limit = self.prompt.max_context_chars if self.prompt else None
+        if limit is not None and limit < _LEAST_CHARS:
+            return  # Scraps of sentences tell nobody anything.
+        space = Space() if limit is None else Space(chars=limit)
+        if limit is not None and self.known.known is None:
+            yield None, space
+        elif limit is None and isinstance(self.whole, Verdict):
+            # How much of it was taken is told.
+            total = min(total, own + round(2 * self.whole.coverage * (total - own)))
+        left = total - own
+        for room in self.known.rooms(total, least_size(self.query)):
+            left = room - own
+            yield room, space._replace(size=left)
+        # A question that takes most of it: two more sizes, since each request repeats it.
+        for part in dict.fromkeys((room_below(left // 2), LEAST_SIZE)):
+            if LEAST_SIZE <= part < left:
+                yield part, space._replace(size=part)
 
+    def _fitting(
+        self, space: Space, room: int | None
+    ) -> Generator[list[Query], Replies, list[list[Piece]]]:
+        """Windows of this size, all of them judged; none if one of them is too long.
 
-def _last(
-    query: Query, judged: "Sequence[tuple[list[Piece], Verdict]]", room: int
-) -> Generator[list[Query], Replies, tuple[list[Piece], Verdict]]:
-    """The best passages, and what the judge says of them."""
-    best = chosen(query, judged, room)
-    replies = yield [_query(query, best)]
-    if _is_too_long(replies[0]):
-        # Of one size, but more tokens than any window.
-        best = chosen(query, judged, room // 2)
-        replies = yield [_query(query, best)]
-    return best, _verdicts(replies)[0]
-
-
-class Room:
-    """How many bytes of contexts one judge takes at once, as far as is known.
-
-    What one query taught is where the next one begins. Texts differ in how many tokens they have
-    for their bytes, so the most that was ever taken counts, and now and then more is tried: one
-    dense text, hostile or not, does not make the room small for all that follow.
-    """
-
-    def __init__(self) -> None:
-        self._fits: int | None = None
-        self._divided = 0
-
-    def fits(self, room: int) -> None:
-        """So much was taken."""
-        self._fits = max(room, self._fits or 0)
-
-    def is_too_small_for(self, query: Query) -> bool:
-        """Whether a query need not be tried as a whole: no text has so few tokens for its bytes."""
-        return self._fits is not None and _total(query) >= _DENSER * self._fits
-
-    def rooms(self, size: int) -> Generator[int]:
-        """What to try for contexts of so many bytes, each half of the one before."""
-        room = room_below(size)
-        if self._fits is not None:
-            self._divided += 1
-            room = min(room, self._fits << (self._divided % _TRIES_MORE == 0))
-        while room > _SMALLEST_ROOM:
-            yield room
-            room //= 2
-        yield room
-
-
-def _at_first(query: Query, whole: Verdict | JudgeError) -> int:
-    """Below how many bytes to begin: of a verdict on a part it is known how much that was."""
-    total = _total(query)
-    return total if isinstance(whole, JudgeError) else min(total, round(2 * whole.coverage * total))
-
-
-def _verdicts(replies: Iterable[Verdict | JudgeError]) -> list[Verdict]:
-    """All of them are needed: a window that nobody has judged may hold the evidence."""
-    found = list[Verdict]()
-    for reply in replies:
-        if isinstance(reply, JudgeError):
-            raise reply
-        found.append(reply)
-    return found
-
-
-def room_below(size: int) -> int:
-    """The next smaller room, in bytes."""
-    return max(_SMALLEST_ROOM, 1 << max(0, (size - 1).bit_length() - 1))
-
-
-def divided(query: Query, room: int, at_most: int) -> list[list[Piece]]:
-    """All pieces in their order, in windows; if they need too many, the most relevant ones."""
-    every = pieces(query.contexts, room)
-    windows = _filled(every, room)
-    if len(windows) <= at_most:
+        The largest is asked alone first: what is too long is known before all are asked in vain.
+        """
+        every = pieces(self.query.contexts, space)
+        windows = filled(every, space)
+        if len(windows) > self.at_most:
+            # Ranking takes a second for 5 MB: not before it is known to be of use.
+            is_sure = not self.query.is_long or room is None or room <= (self.known.known or 0)
+            if not is_sure and any(map(_is_too_long, (yield from self._ask([_largest(windows)])))):
+                return []
+            windows = most_relevant(self.query, every, space, self.at_most)
+        for parts in ([_largest(windows)], windows):
+            if any(map(_is_too_long, (yield from self._ask(parts)))):
+                return []
         return windows
+
+    def _ask(self, parts: Sequence[list[Piece]]) -> Asking:
+        """All of them are needed: a window that nobody has judged may hold the evidence."""
+        each = [_texts(part) for part in parts]
+        wanted = [*dict.fromkeys(texts for texts in each if texts not in self.replies)]
+        if wanted:
+            told = yield [replace(self.query, contexts=texts) for texts in wanted]
+            self.replies |= zip(wanted, told, strict=True)
+        replies = [self.replies[texts] for texts in each]
+        for part, reply in zip(parts, replies, strict=True):
+            if _is_too_long(reply):
+                continue
+            if isinstance(reply, JudgeError):
+                raise reply
+            self.judged.append((part, reply))
+        return replies
+
+    def _learn(self, parts: Sequence[list[Piece]], room: int | None) -> None:
+        taken = own_size(self.query) + _size(_largest(parts))
+        # A window that is mostly empty does not show how much there is room for.
+        if room is not None and taken > room // 2:
+            self.known.fits(room)
+
+    def _together(
+        self, parts: Sequence[list[Piece]], space: Space
+    ) -> Generator[list[Query], Replies, Verdict]:
+        """What the judge says of the best passages."""
+        judged = [(part, self._verdict_of(part)) for part in parts]
+        if len(judged) == 1:
+            return judged[0][1]
+        while best := chosen(self.query, judged, space):
+            [reply] = yield from self._ask([best])
+            if isinstance(reply, Verdict) and not _is_too_long(reply):
+                return reply
+            # Of one size, but more tokens than any window.
+            space = Space(_size(best), sum(piece.chars for piece in best)).half()
+        return max((verdict for _, verdict in judged), key=_rank)
+
+    def _verdict_of(self, part: list[Piece]) -> Verdict:
+        found = self.replies[_texts(part)]
+        assert isinstance(found, Verdict)
+        return found
+
+    def _best(self, last: Verdict, windows: int) -> Verdict:
+        """The verdict of the best of all requests.
+
+        Of different judges, as in a chain, probabilities cannot be compared: those of the judge
+        that had the last word count.
+        """
+        own = [one for one in self.judged if one[1].fingerprint == last.fingerprint]
+        part, verdict = max(own, key=lambda one: _rank(one[1]))
+        contexts = self.query.contexts
+        seen, unseen = seen_of(contexts, (piece for part, _ in self.judged for piece in part))
+        return replace(
+            verdict,
+            coverage=max(_LEAST, seen_of(contexts, part)[0]),
+            usage=self._usage(),
+            windows=windows,
+            seen=max(_LEAST, seen),
+            unseen=unseen,
+        )
+
+    def _part(self) -> Verdict:
+        """What came of asking for the whole, where nothing does better."""
+        whole = self.whole
+        if isinstance(whole, JudgeError):
+            raise _with_hint(whole, _IN_VAIN if self.at_most > 1 else _OFF) from None
+        return replace(
+            whole, usage=self._usage(), seen=whole.coverage, unseen=self._left_out(whole.coverage)
+        )
+
+    def _left_out(self, coverage: float) -> Runs:
+        """What the prompt left out, if that is known."""
+        try:
+            rendered = self.prompt.render(self.query) if self.prompt else None
+        except JudgeError:
+            return ()  # Another judge of a chain had more room.
+        if rendered is None or rendered.coverage != coverage:
+            return ()
+        taken, contexts = {*rendered.taken}, self.query.contexts
+        return runs(at for at, text in enumerate(contexts) if at not in taken and text.strip())
+
+    def _usage(self) -> Usage:
+        """Of all requests."""
+        replies = self.replies.values()
+        return Usage.total(each.usage for each in replies if isinstance(each, Verdict))
+
+
+def _with_hint(error: JudgeError, hint: str) -> JudgeError:
+    other = copy(error)
+    other.hint = f"{error.hint} {hint}" if error.hint else hint
+    return other
+
+
+def most_relevant(
+    query: Query, every: Sequence[Piece], space: Space, at_most: int
+) -> list[list[Piece]]:
+    """So many windows of what shares most words with the question."""
     scores = Passages(piece.text for piece in every).scores(_asked(query))
     ranked = sorted(range(len(every)), key=lambda at: (-scores[at], at))
     for tenths in range(10, 5, -1):
-        found = _filled(_within(every, ranked, at_most * room * tenths // 10), room)
-        if len(found) <= at_most:
-            return found
-    # However badly they fit, two windows in a row hold more than one room.
-    return _filled(_within(every, ranked, at_most * room // 2), room)
+        windows = filled(_first(every, ranked, space, at_most * tenths / 10), space)
+        if len(windows) <= at_most:
+            return windows
+    # However badly they fit, two windows in a row hold more than one space.
+    return filled(_first(every, ranked, space, at_most / 2), space)
 
 
-def _within(every: Sequence[Piece], ranked: Iterable[int], room: int) -> list[Piece]:
-    """The first of a ranking that there is room for, in their own order."""
-    kept, used = set[int](), 0
+def _first(
+    every: Sequence[Piece], ranked: Iterable[int], space: Space, spaces: float
+) -> list[Piece]:
+    """The first of a ranking that there is room for in so many spaces, in their own order."""
+    kept, used = set[int](), 0.0
     for at in ranked:
-        used += every[at].size
-        if used > room:
+        used += every[at].load(space)
+        if used > spaces:
             break
         kept.add(at)
     return [every[at] for at in sorted(kept)]
 
 
-def pieces(contexts: Iterable[str], room: int) -> list[Piece]:
-    """The contexts that say anything; those that are larger than ``room``, in parts."""
-    found = list[Piece]()
-    for place, text in enumerate(contexts):
-        if text.strip():
-            parts = _parts(text, room - _FRAME)
-            found += [Piece(place, start, part, _size(part) + _FRAME) for start, part in parts]
-    return found
-
-
-def _parts(text: str, room: int) -> Generator[tuple[int, str]]:
-    """Parts of a text and where they begin, each of at most so many bytes."""
-    at = 0
-    while True:
-        end = _break(text, at, at + _characters(text[at : at + room], room))
-        yield at, text[at:end]
-        if end >= len(text):
-            return
-        at = max(at + 1, end - (end - at) // _OVERLAP)
-
-
-def _characters(text: str, room: int) -> int:
-    """How many characters of a text take so many bytes."""
-    return len(_bytes(text)[:room].decode(errors="ignore"))
-
-
-def _break(text: str, start: int, end: int) -> int:
-    """Where to cut, at ``end`` at the latest: after a paragraph, a line, a sentence, a word."""
-    if end >= len(text):
-        return len(text)
-    earliest = start + (end - start) // 2
-    for rule in _BREAKS:
-        ends = [found.end() for found in rule.finditer(text, earliest, end)]
-        if ends:
-            return ends[-1]
-    return end
-
-
-def _filled(every: Sequence[Piece], room: int) -> list[list[Piece]]:
-    windows, used = list[list[Piece]](), 0
-    for piece in every:
-        if not windows or used + piece.size > room:
-            windows.append([])
-            used = 0
-        windows[-1].append(piece)
-        used += piece.size
-    return windows
-
-
 def chosen(
-    query: Query, judged: Sequence[tuple[Sequence[Piece], Verdict]], room: int
+    query: Query, judged: Sequence[tuple[Sequence[Piece], Verdict]], space: Space
 ) -> list[Piece]:
     """The pieces to judge together: the best two, the best of each window, then whatever fits.
 
@@ -306,12 +286,7 @@ def chosen(
     total = [one + two / 2 for one, two in zip(scores, linked, strict=True)]
     then = _best_of_each([len(part) for part, _ in judged], total)
     rest = sorted(range(len(every)), key=lambda at: (-total[at], at))
-    taken, used = set[int](), 0
-    for at in dict.fromkeys([*firsts[:2], *then, *rest]):
-        if used + every[at].size <= room:
-            taken.add(at)
-            used += every[at].size
-    return [piece for at, piece in enumerate(every) if at in taken]
+    return within(every, dict.fromkeys([*firsts[:2], *then, *rest]), space)
 
 
 def _best_of_each(lengths: Iterable[int], scores: Sequence[float]) -> list[int]:
@@ -328,38 +303,26 @@ def _weighted(scores: Iterable[float], weights: Iterable[float]) -> list[float]:
 
 def _asked(query: Query) -> set[str]:
     """The words of the question, and of the latest turns before it."""
-    earlier = "\n".join(turn.text[-_MEMORY:] for turn in query.history[-_MEMORY:])[-_MEMORY:]
-    return {*words(query.question), *words(earlier)}
+    return {word for text in (query.question, *latest_turns(query)) for word in words(text)}
 
 
-def _query(query: Query, part: Iterable[Piece]) -> Query:
-    return replace(query, contexts=tuple(piece.text for piece in part))
+def _texts(part: Iterable[Piece]) -> tuple[str, ...]:
+    return tuple(piece.text for piece in part)
 
 
-def _share(part: Iterable[Piece], query: Query) -> float:
-    """The share of the contexts' characters that a part holds, what overlaps counted once."""
-    seen, place, end = 0, -1, 0
-    for piece in part:  # In their order.
-        end = end if piece.place == place else 0
-        place, stop = piece.place, piece.start + len(piece.text)
-        seen += max(0, stop - max(end, piece.start))
-        end = max(end, stop)
-    return seen / sum(len(text) for text in query.contexts if text.strip())
+def _largest(parts: Iterable[list[Piece]]) -> list[Piece]:
+    return max(parts, key=_size)
+
+
+def _size(part: Iterable[Piece]) -> int:
+    return sum(piece.size for piece in part)
+
+
+def _rank(verdict: Verdict) -> tuple[float, float]:
+    return verdict.low, verdict.p_true
 
 
 def _is_too_long(reply: Verdict | JudgeError) -> bool:
     if isinstance(reply, JudgeError):
         return reply.kind == "context_too_long"
     return reply.coverage < 1  # The prompt left some of it out.
-
-
-def _total(query: Query) -> int:
-    return sum(map(_size, query.contexts))
-
-
-def _size(text: str) -> int:
-    return len(_bytes(text))
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "replace")

@@ -107,7 +107,8 @@ what to do where one is not *ok*:
 - `latency`: raise `deadline`, or take a smaller model.
 - `prompt_limit`: set `max_context_chars`, retrieve fewer passages, or give the server more context
   (`OLLAMA_CONTEXT_LENGTH`; llama.cpp: `--ctx-size`). A server that refuses long prompts shows in
-  the record as `context_too_long`; one that cuts them silently judges what it has not read.
+  the record as `context_too_long`; one that cuts them silently judges what it has
+  not read: rag-guard notices that by the tokens counted, but not every small cut.
 - `prefix_cache`: nothing to set here; the beginning of a repeated prompt is read, and paid, again.
 - `openai`, `decisions`, `systemone`, `samples`: another kind of judge, tried at the same address;
   *ok* = it works there. For a `samples:` judge of yours: what it costs.

@@ -129,7 +129,7 @@ def ask(engine: BaseQueryEngine, way: str) -> tuple[RESPONSE_TYPE, str]:
 
 def as_kept(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as an audit keeps it: without what the user was told, and what a seam adds."""
-    beside = ("first", "clarifications")
+    beside = ("first", "clarifications", "suspect_nodes")
     kept = {key: value for key, value in record.items() if key not in beside}
     return {**kept, "message": None}
 

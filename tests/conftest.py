@@ -1,5 +1,6 @@
 """What all tests share: a closed network, a clean environment, fresh endpoints."""
 
+import gc
 import os
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -37,6 +38,17 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def fresh_endpoints() -> None:
     """What one test learnt about an endpoint is unknown to the next."""
     endpoint_for.cache_clear()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pauses() -> None:
+    """The collector does not go through what a thousand other tests have left.
+
+    In a whole suite that takes more than half a second and stops everything, and deadlines of a
+    third of one pass meanwhile. What lives between two modules, lives to the end: it stays frozen.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

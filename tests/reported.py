@@ -8,7 +8,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
-from guard import Gate, JudgeUnavailable, Policy, Profile, Query, Retry, Thresholds, Verdict
+from guard import (
+    Gate,
+    JudgeUnavailable,
+    Policy,
+    Profile,
+    Query,
+    Retry,
+    Thresholds,
+    Verdict,
+    Windows,
+)
 from guard.audit import AuditLog
 from guard.audit_file import Audit
 from guard.calibration import Platt
@@ -192,6 +202,7 @@ def audited(
         retry=Retry(attempts=1),
         profile=PROFILE,
         deployment="town guide",
+        windows=Windows(1),  # What was judged in part stays so.
     )
     lot, outcomes = random.Random(3), list[Said]()
     with AuditLog(path, texts=texts) as log:

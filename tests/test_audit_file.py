@@ -68,6 +68,13 @@ def ids(records: Iterable[Record | Decision]) -> list[str]:
     return [record.id for record in records]
 
 
+def with_verdict(**fields: Any) -> Decision:
+    """A decision whose verdict has fields that the gate alone sets."""
+    decision = decided(WHOLE)
+    assert decision.verdict
+    return replace(decision, verdict=replace(decision.verdict, **fields))
+
+
 # ── One record ───────────────────────────────────────────────────────────────────────────────────
 
 PROFILE = Profile(Thresholds(0.5, 0.2), fingerprint="scripted:scripted", name="p1")
@@ -83,7 +90,13 @@ DECISIONS: dict[str, Callable[[], Decision]] = {
     ),
     "nothing": lambda: Gate(ScriptedJudge(1.0)).check("When?", []),
     "windows": lambda: decided(replace(WHOLE, coverage=0.25, windows=7)),
-    "suspects": lambda: decided(replace(WHOLE, suspects=(1, 4), p_with_suspects=0.1 + 0.2)),
+    "unseen": lambda: decided(
+        replace(WHOLE, windows=8, seen=0.1 + 0.2, unseen=((8, 35), (37, 37)))
+    ),
+    "suspects": lambda: with_verdict(suspects=(1, 4), suspect_turns=(0,)),
+    "without": lambda: with_verdict(suspects=(1,), p_without=0.1 + 0.2, low_without=0.1),
+    "failed": lambda: with_verdict(suspects=(1,), rest_unmeasured="timeout"),
+    "hurried": lambda: with_verdict(look_cut_short=True, history_coverage=0.1 + 0.2),
     "profile": lambda: decided(0.6, profile=PROFILE, deployment="docs"),
     "stale": lambda: decided(
         0.6,
@@ -130,17 +143,27 @@ def test_keys_of_newer_versions_are_left_out() -> None:
     assert Record.from_dict({**values, "brand_new": [1]}) == Record.from_dict(values)
 
 
+_NOT_READ = ("detail", "model", "cost", "currency", "message", "suspect_hashes")
+
+
 def _needed() -> list[str]:
     """All keys but those that a record need not keep for replay."""
-    return sorted(fields().keys() - {"detail", "model", "cost", "currency", "message"} - {*YOUNGER})
+    return sorted(fields().keys() - {*_NOT_READ, *YOUNGER})
 
 
 YOUNGER: dict[str, object] = {
     "attempts": "3",
     "breaker": 1,
     "windows": True,
+    "seen": "1",
+    "unseen": 3,
     "suspects": "1",
-    "p_with_suspects": "0.9",
+    "suspect_turns": {},
+    "p_without": "0.9",
+    "low_without": True,
+    "rest_unmeasured": 3,
+    "look_cut_short": "no",
+    "history_coverage": "1",
 }
 """Keys that the first records did not have, and what is no value of theirs."""
 
@@ -152,16 +175,30 @@ def test_records_of_older_versions() -> None:
     assert (record.attempts, record.breaker) == (None, None)
     verdict = record.verdict
     assert verdict
-    assert (verdict.windows, verdict.suspects, verdict.p_with_suspects) == (1, (), None)
+    assert (verdict.windows, verdict.seen, verdict.unseen) == (1, 1.0, ())
+    assert (verdict.has_suspects, verdict.p_without, verdict.low_without) == (False, None, None)
     for key, odd in YOUNGER.items():
         with pytest.raises(ConfigError, match=f"`{key}` of the record is of the wrong type"):
             Record.from_dict({**values, key: odd})
 
 
+@pytest.mark.parametrize("key", ["suspects", "suspect_turns"])
 @pytest.mark.parametrize("places", [[-1], ["0"], [True], [0.0], [None]])
-def test_suspects_are_places(places: list[object]) -> None:
-    with pytest.raises(ConfigError, match="`suspects` of the record holds what is no place"):
-        Record.from_dict({**fields(), "suspects": places})
+def test_suspects_are_places(key: str, places: list[object]) -> None:
+    with pytest.raises(ConfigError, match=f"`{key}` of the record holds what is no place"):
+        Record.from_dict({**fields(), key: places})
+
+
+@pytest.mark.parametrize("run", [1, [1], [1, 2, 3], [0, "1"], [0, -1], None])
+def test_what_was_never_seen_are_runs_of_places(run: object) -> None:
+    with pytest.raises(ConfigError, match="`unseen` of the record holds what is no"):
+        Record.from_dict({**fields(), "unseen": [[0, 1], run]})
+
+
+@pytest.mark.parametrize("half", ["p_without", "low_without"])
+def test_half_of_what_is_known_without_suspects(half: str) -> None:
+    with pytest.raises(ConfigError, match="contradicts itself: p_without and low_without"):
+        Record.from_dict({**fields(), half: 0.5})
 
 
 @pytest.mark.parametrize("key", _needed())

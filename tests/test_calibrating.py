@@ -281,7 +281,7 @@ def test_the_profile_holds_what_it_was_made_of(calibration: Calibration) -> None
     assert profile.calibrator is not None and profile.calibrator.name != "identity"
     assert (profile.fingerprint, profile.signal) == ("scripted:scripted", "scripted")
     assert (profile.model, profile.data_version) == ("scripted", "v1")
-    assert profile.languages == ()
+    assert (profile.languages, profile.windows) == ((), 1)
     assert profile.created is not None and profile.created.tzinfo is not None
     assert timedelta() <= datetime.now(UTC) - profile.created < timedelta(minutes=10)
 
@@ -323,6 +323,35 @@ def test_the_backend_is_written_down_if_it_is_to_count(
     other = by(judgements[0], "fp_2").verdict
     assert other is not None
     assert (profile.difference(other, None) is not None) == pin
+
+
+@pytest.mark.parametrize(
+    ("windows", "expected"),
+    [
+        ([1], 1),
+        ([1, 4], 4),
+        ([1] * 99 + [8], 1),  # Too few rows to count.
+        ([2] * 99 + [8], 2),
+        ([1] * 98 + [3, 8], 3),  # So many, or more.
+    ],
+)
+def test_windows_are_written_down_as_enough_rows_had_them(
+    judgements: list[Judgement], windows: list[int], expected: int
+) -> None:
+    """A profile is for no more of them than that."""
+
+    def at(place: int, each: Judgement) -> Judgement:
+        assert each.verdict is not None
+        many = windows[place % len(windows)]
+        return replace(each, verdict=replace(each.verdict, windows=many))
+
+    profile = calibrate([at(*each) for each in enumerate(judgements)], Policy(), **BOUNDS).profile
+    assert profile is not None and profile.windows == expected
+    verdict = judgements[0].verdict
+    assert verdict is not None
+    assert profile.difference(replace(verdict, windows=expected), None) is None
+    stale = profile.difference(replace(verdict, windows=expected + 1), None)
+    assert stale is not None and stale.startswith("it was fitted to sets judged")
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def error_of(
 
 FULL = """
 [deployment.default]
-judge = "scripted:0.6"
+judge = "mine:m"
 base_url = "http://127.0.0.1:8080/v1"
 api_key_env = "MY_KEY"
 model_family = "gpt-4.1"
@@ -104,7 +104,11 @@ clarify = { default = "What?", de = "Was?" }
 """
 
 
-def test_every_key_arrives(file: Path) -> None:
+def test_every_key_arrives(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def from_name(_name: str, **_options: object) -> Judge:
+        return ScriptedJudge(0.6)
+
+    monkeypatch.setattr(judges, "from_name", from_name)
     file.write_text(FULL)
     gate = load_gate(file, environ={"MY_KEY": CANARY})
     policy = gate.policy
@@ -231,10 +235,7 @@ def test_what_the_judge_is_given(file: Path, monkeypatch: pytest.MonkeyPatch) ->
         return ScriptedJudge(0.9)
 
     monkeypatch.setattr(judges, "from_name", from_name)
-    text = FULL.replace("scripted:0.6", "mine:m").replace(
-        "both_orders = false", "both_orders = true"
-    )
-    file.write_text(text)
+    file.write_text(FULL.replace("both_orders = false", "both_orders = true"))
     load_gate(file, environ={"MY_KEY": f" {CANARY}\n"})
     prompt = resolve(file, environ={})[1].prompt()
     assert seen == {
@@ -486,6 +487,15 @@ WRONG = [
     ('api_version = " "', "api_version", "is a text", "as text"),
     ("ask_underspecified = 1", "ask_underspecified", "is 1", "true or false"),
     (f'ask_underspecified = "{CANARY}"', "ask_underspecified", "is a text", "true or false"),
+    (
+        f'leave_out_suspects = "{CANARY}"',
+        "leave_out_suspects",
+        "is a text that does not fit",
+        "true or false; write it without quotes.",
+    ),
+    ('answer_at = "0.9"', "answer_at", "is a text", "e.g. 0.85; write it without quotes."),
+    ('windows = "3"', "windows", "is a text", "; write it without quotes."),
+    ('audit = { path = "a", texts = "yes" }', "audit.texts", "is a text", "without quotes."),
     ("both_orders = 0", "both_orders", "is 0", "true or false"),
     ("cache = true", "cache", "is true", '"memory", or the path'),
     ("fallback = true", "fallback", "is true", "another deployment"),
@@ -598,6 +608,9 @@ WRONG_VARIABLES = [
     ("RAG_GUARD_DEADLIN", "1", "is unknown", "`RAG_GUARD_DEADLINE`"),
     ("RAG_GUARD_TRESHOLD", "1", "is unknown", "Did you mean `RAG_GUARD_"),
     ("RAG_GUARD_API_KEY", CANARY, "is unknown", "OPENAI_API_KEY"),
+    ("RAG_GUARD_WINDOWS", "0", "is unknown", "Set `windows` in guard.toml: no variable does."),
+    ("RAG_GUARD_Max_Context_Chars", "9", "is unknown", "Set `max_context_chars` in guard.toml"),
+    ("RAG_GUARD_API_KEY_ENV", "K", "is unknown", "Set `api_key_env` in guard.toml"),
 ]
 
 
@@ -1282,7 +1295,8 @@ def test_a_text_with_a_colon_is_a_text(file: Path) -> None:
 
 # ── Keys that a judge can make nothing of ────────────────────────────────────────────────────────
 
-EVERY = ("openai:m", "azure:m", "samples:m", "decisions:m", "systemone:m", "gguf:m", "embedded")
+READING = ("openai:m", "azure:m", "samples:m", "decisions:m", "systemone:m", "gguf:m", "embedded")
+EVERY = (*READING, "scripted:0.9")
 SUITED = {
     "model_family = 'x'": ("openai:m", "azure:m", "samples:m"),
     "api_version = 'x'": ("azure:m",),
@@ -1290,6 +1304,8 @@ SUITED = {
     "ask_underspecified = true": ("decisions:m", "systemone:m"),
     "both_orders = true": ("openai:m", "azure:m"),
     "min_mass = 0.4": ("openai:m", "azure:m", "samples:m", "gguf:m", "embedded"),
+    "max_context_chars = 900": READING,
+    "labels = { true = 'Yes', false = 'No' }": READING,
 }
 UNSUITED = [(line, judge) for line, fit in SUITED.items() for judge in EVERY if judge not in fit]
 
@@ -1320,8 +1336,8 @@ def test_a_key_of_another_judge_is_left_with_it(file: Path, line: str, judge: st
 
 @pytest.mark.parametrize("line", SUITED)
 def test_a_key_that_suits_is_taken(file: Path, line: str) -> None:
-    """By all its kinds, by a script, and by a plug-in, whose own business it is."""
-    for judge in (*SUITED[line], "scripted:0.9", "mine:x"):
+    """By all its kinds, and by a plug-in, whose own business it is."""
+    for judge in (*SUITED[line], "mine:x"):
         found = load(file, f"[deployment.bot]\njudge = '{judge}'\n{line}")
         assert line.partition(" ")[0] in found.model_fields_set
 
@@ -1337,13 +1353,14 @@ def test_an_option_that_the_files_judge_cannot_use(file: Path) -> None:
 
 
 def test_a_script_may_stand_in_for_any_judge(file: Path) -> None:
-    """Also for one that is asked in both orders."""
-    file.write_text("[deployment.bot]\njudge = 'openai:m'\nboth_orders = true")
+    """Also for one that is asked in both orders: what was set for that one is left with it."""
+    keys = "both_orders = true\nmax_context_chars = 900"
+    file.write_text(f"[deployment.bot]\njudge = 'openai:m'\n{keys}")
     gate = load_gate(file, environ={}, options={"judge": "scripted:0.9"})
     assert gate.check("Why?", ["Because."]).route is Route.ANSWER
 
 
-@pytest.mark.parametrize("judge", [*EVERY, "scripted:1", "mine:x"])
+@pytest.mark.parametrize("judge", [*EVERY, "mine:x"])
 def test_what_is_written_suits_the_judge(file: Path, judge: str) -> None:
     """Keys that it cannot use are not written, so that what is written loads."""
     deployment = Deployment(judge=judge)

@@ -2,10 +2,12 @@
 
 import json
 import random
+import re
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -119,6 +121,31 @@ def test_turns(write: Write, turn: object) -> None:
     assert row.query.history == (("user", "Hello."),)
 
 
+def test_nothing_by_another_name_is_no_history(write: Write) -> None:
+    """Nor is it looked at where there is a history."""
+    turns = [["user", "Hello."]]
+    path = write(
+        ROW | {"chat_history": [], "messages": None}, ROW | {"history": turns, "messages": turns}
+    )
+    assert [len(row.query.history) for row in read(path).rows] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("history", "told", "hint"),
+    [
+        ([{"role": "user", "content": "Hello."}], "`history[0]` is not a pair", 'not {"role": …}'),
+        ([("user", "Hello."), ("user",)], "`history[1]` is not a pair", '("user", "Hello.")'),
+        ("hello", "`history` is str, not a list", '("user", "Hello.")'),
+        (b"hello", "`history` is bytes, not a list", '("user", "Hello.")'),
+        ({"user": "Hello."}, "`history` is dict, not a list", '("user", "Hello.")'),
+    ],
+)
+def test_a_query_says_how_turns_are_written(history: Any, told: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)) as caught:
+        Query.of("And him?", ["x"], history=history)
+    assert hint in (caught.value.hint or "")
+
+
 def test_a_question_and_its_answer_are_two_turns(write: Write) -> None:
     """As data sets of conversations have them."""
     (row,) = read(write(ROW | {"history": [{"question": "Who?", "answer": "She."}]})).rows
@@ -214,6 +241,8 @@ WRONG: list[tuple[list[object], str]] = [
     ([ROW | {"history": "Hello."}], "line 1: `history` is a text, not a list."),
     ([ROW | {"history": [["user"]]}], "line 1: `history[0]` is a list, not a turn."),
     ([ROW | {"history": ["Hello."]}], "line 1: `history[0]` is a text, not a turn."),
+    ([ROW | {"chat_history": [["user", "x"]]}], "line 1: `history` is missing; `chat_history` is"),
+    ([ROW | {"history": [], "messages": [{}]}], "`messages` is there: call it `history`."),
     ([ROW | {"answers": ["a", 1]}], "line 1: `answers[1]` is 1, not text."),
     ([ROW | {"reference": 1911}], "line 1: `reference` is 1911, not a list."),
 ]
@@ -238,6 +267,19 @@ def test_both_rows_with_one_id_are_named(write: Write) -> None:
         read(paths)
     assert f"{paths[1]}, line 2: `id`" in caught.value.message
     assert f"{paths[0]}, line 1" in caught.value.message
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_file_that_is_named_twice(write: Write, tmp_path: Path, *, linked: bool) -> None:
+    """Its rows would count twice, and all figures look surer than they are."""
+    path = write(ROW)
+    again = tmp_path / "again.jsonl" if linked else tmp_path / "." / path.name
+    if linked:
+        again.symlink_to(path)
+    with pytest.raises(ConfigError, match=re.escape(f"{str(again)!r} is named twice")) as caught:
+        read([path, again])
+    assert (f"as {str(path)!r} too" in caught.value.message) is linked
+    assert caught.value.hint == "Name each file once."
 
 
 def test_without_labels_it_is_said_how_to_get_them(write: Write) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import tomllib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -283,12 +284,60 @@ def test_an_unknown_model_is_told_as_such(tmp_path: Path) -> None:
     assert report.calls == 1
 
 
-def test_a_limit_that_is_set_is_not_called_a_test(wire: Wire, tmp_path: Path) -> None:
+def test_a_short_limit_that_is_set_is_not_called_a_test(wire: Wire, tmp_path: Path) -> None:
     """A long prompt that was never sent says nothing of the endpoint."""
     _, table = serve(wire)
-    report = visit(tmp_path, table + "max_context_chars = 5000\n")
-    assert state(report, "prompt_limit") == ("ok", 5000)
+    report = visit(tmp_path, table + "max_context_chars = 1500\n")
+    assert state(report, "prompt_limit") == ("ok", 1500)
     assert "not tried" in told(report, "prompt_limit")
+
+
+@pytest.mark.parametrize(("limit", "is_cut"), [(5000, False), (30_000, True)])
+def test_a_limit_that_is_set_is_tried(wire: Wire, tmp_path: Path, limit: int, is_cut: bool) -> None:
+    """What was guessed, or taken from a page, may be more than this server reads."""
+    imitation, table = serve(wire, "ollama", context=16_000)
+    report = visit(tmp_path, table + f"max_context_chars = {limit}\n")
+    assert state(report, "prompt_limit")[0] == ("bad" if is_cut else "ok")
+    assert report.conclusion == ("only with" if is_cut else "can judge")
+    written = keys_of(report)["max_context_chars"]
+    assert written < imitation.context if is_cut else written == limit
+
+
+@pytest.mark.parametrize("context", [3000, 6000, 16_000, 40_000])
+def test_the_lines_keep_every_prompt_whole(wire: Wire, tmp_path: Path, context: int) -> None:
+    """However little the server reads, and with earlier turns in the prompt where there is room."""
+    server = wire(replace(PROVIDERS["ollama"], model="m", context=context))
+    table = f'[deployment.default]\njudge = "openai:m"\nbase_url = "{server.url}"\n'
+    report = visit(tmp_path, table)
+    assert state(report, "prompt_limit")[0] == "bad"
+    assert report.conclusion == "only with" and report.toml
+    room = keys_of(report)["max_context_chars"]
+    assert f"Set max_context_chars = {room}" in " ".join(report.needs)
+    assert "# max_context_chars: the server cuts longer prompts" in report.toml
+    (tmp_path / "pasted.toml").write_text(report.toml, "utf-8")
+    gate = load_gate(tmp_path / "pasted.toml")
+    before = len(server.requests)
+    history = [("user", "The boats stayed in the harbour. " * 300)] * (context > 6000)
+    filler = ["Rain fell on the coast for most of that week. " * 8] * (context // 100)
+    decision = gate.check(SUFFICIENT.question, [*SUFFICIENT.contexts, *filler], history=history)
+    close(gate.judge)
+    assert decision.measured and decision.verdict and decision.verdict.windows > 1
+    assert max(len(request.prompt) for request in server.requests[before:]) <= context
+
+
+def test_a_server_that_reads_next_to_nothing(wire: Wire, tmp_path: Path) -> None:
+    """No limit would help: that is said, and it does not pass as one that can judge."""
+    _, table = serve(wire, "ollama", context=1400)
+    report = visit(tmp_path, table)
+    assert state(report, "prompt_limit")[0] == "bad"
+    assert report.conclusion == "only with"
+    assert "Give the server more context" in " ".join(report.needs)
+    assert "max_context_chars" not in keys_of(report)
+
+
+def keys_of(report: Report) -> dict[str, Any]:
+    """What the lines set."""
+    return dict(tomllib.loads(report.toml or "")["deployment"]["default"])
 
 
 def test_what_a_provider_offers_instead_comes_before_samples(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ KEYS = (
     "id time route enforced reason detail probability low high p_true raw_low raw_high mass "
     "emitted signal model served_model system_fingerprint fingerprint calibrated profile "
     "answer_at refuse_below deployment mode "
-    "coverage windows seen unseen suspects suspect_turns p_without low_without "
+    "coverage windows seen unseen history_coverage suspects suspect_hashes suspect_turns "
+    "p_without low_without rest_unmeasured look_cut_short "
     "cached attempts breaker elapsed_seconds usage cost "
     "currency p_underspecified tried message lang question_hash contexts_hash"
 )

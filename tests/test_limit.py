@@ -183,6 +183,45 @@ def test_the_wait_is_part_of_a_query_s_deadline() -> None:
     assert idle(gate.limit)
 
 
+# ── Spare places ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_spare_places_are_those_that_are_free() -> None:
+    limit = Limit(4)
+    with limit.held(1):
+        with limit.spare(2) as first, limit.spare(5) as second, limit.spare(1) as third:
+            assert (first, second, third, limit.in_flight) == (2, 1, 0, 4)
+        with limit.spare(0) as none:
+            assert (none, limit.in_flight) == (0, 1)
+    assert idle(limit)
+
+
+def test_spare_places_are_given_back_to_who_waits() -> None:
+    """And who waits is not overtaken."""
+    limit, order = Limit(2, wait=PATIENCE), list[int]()
+    with limit.held(1):
+        with limit.spare(1) as found:
+            assert found == 1
+            waiter = Waiter(limit, order)
+            until(lambda: limit.waiting == 1)
+            with limit.spare(1) as more:
+                assert more == 0
+        until(lambda: order)
+        with limit.spare(1) as more:
+            assert more == 0
+        waiter.let_go.set()
+        until(lambda: limit.in_flight == 1)
+    assert idle(limit)
+
+
+@pytest.mark.parametrize("end", [ValueError(), KeyboardInterrupt()])
+def test_an_exception_frees_spare_places(end: BaseException) -> None:
+    limit = Limit(3)
+    with pytest.raises(type(end)), limit.spare(3):
+        raise end
+    assert idle(limit)
+
+
 # ── However it ends ──────────────────────────────────────────────────────────────────────────────
 
 

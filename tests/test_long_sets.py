@@ -24,8 +24,8 @@ from guard import (
     Verdict,
     Windows,
 )
-from guard.cut import least_tokens, require_uncut
-from guard.judges import ChatJudge, GgufJudge, SampledJudge
+from guard.cut import CutPrompt, Cuts, least_tokens, require_uncut
+from guard.judges import ChatJudge, DecisionsJudge, GgufJudge, SampledJudge
 from guard.judges.embedded import weights
 from guard.prompt import DEFAULT_PROMPT
 
@@ -154,6 +154,21 @@ TEXTS = {
     "bullets": "- a\n- b\n- c\n* d\n1. e\n2. f\n> g\n# h\n",
     "letters": "a b c d e f g h i j k l m n o p q r s t u v w x y z . , ; : ! ? ",
     "dots": ". . . . . - - - - - _ _ _ _ ",
+    "addresses": "https://reservoir.example/levels/1921?station=17&drained=true&format=json#notes\n",
+    "JSON without spaces": '{"level":8.5,"drained":false,"years":[1921,1922],"note":null},',
+    "code without spaces": "if(!drained){return(levels.map(at=>at.value).filter(Boolean))};",
+    "long names": "reservoir_level_before_the_storm_of_the_summer+lowestReservoirLevelOfTheSummer",
+    "base64": "QSByZXNlcnZvaXIgaXMgbm90aGluZyBidXQgYSBsYWtlIHRoYXQgc29tZWJvZHkgd2FudGVkLg==",
+    "Lao": "ອ່າງເກັບນ້ຳເໜືອບ້ານແຫ້ງສອງຄັ້ງໃນລະດູຮ້ອນ",
+    "Khmer": "អាងស្តុកទឹកលើភូមិត្រូវបានបង្ហូរពីរដងនៅរដូវក្តៅ",
+    "Burmese": "ရွာအထက်ရှိရေလှောင်ကန်သည်နှစ်ကြိမ်ခန်းခြောက်ခဲ့သည်",
+    "Tibetan": "གྲོང་ཚོའི་སྟེང་གི་ཆུ་མཛོད་ཐེངས་གཉིས་སྐམས་པ་རེད།",
+    "Arabic": "جف الخزان فوق القرية مرتين في ذلك الصيف. ",
+    "Hindi": "गाँव के ऊपर का जलाशय उस गर्मी में दो बार सूख गया। ",
+    "columns of blanks": "year        level\t\t\tdrained\n\n\n1921          0.0\t\t\tyes\n",
+    "a drawing": "+------+========+~~~~~~+\n|......|********|      |\n=-=-=-=-=-=-=-/\\/\\/\\/\\\n",
+    "a ruler": "=" * 400 + "\n" + "-" * 79 + "\n" + "#" * 33 + "\n",
+    "emoji": "\U0001f30a\U0001f411\U0001f680\U0001f468\u200d\U0001f469\u200d\U0001f467",
 }
 
 
@@ -195,6 +210,18 @@ def test_llama_cpp_counts_no_fewer(small: Recording, name: str) -> None:
     text = DEFAULT_PROMPT.render(query).text
     assert found.usage and found.usage.input_tokens
     assert least_tokens(text) <= found.usage.input_tokens
+
+
+SPACELESS = ["Thai", "Lao", "Khmer", "Burmese", "Tibetan", "JSON without spaces", "addresses"]
+
+
+@pytest.mark.parametrize("name", SPACELESS)
+def test_words_that_no_space_parts_count(name: str) -> None:
+    """A sixteenth of their characters: too few to miss nothing, but not one for all of it."""
+    text = TEXTS[name].strip() * 1000
+    assert len(text) / 20 < least_tokens(text) <= len(text) / 16
+    with pytest.raises(Unmeasured, match="cut"):
+        require_uncut(text, Usage(len(text) // 25))
 
 
 CUT: list[tuple[Usage | None, bool]] = [
@@ -279,3 +306,86 @@ def test_a_sampled_judge_notices_too(wire: Wire) -> None:
     decision = Gate(judge, windows=Windows(1)).check(QUESTION, [text * 3 for text in forty()])
     judge.close()
     assert decision.reason is Reason.CONTEXT_TOO_LONG
+
+
+# ── A cut that was seen before ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.wire
+def test_what_a_cut_counted_gives_the_next_one_away(
+    wire: Wire, chat_judge: Callable[..., ChatJudge]
+) -> None:
+    """A prompt cut by a tenth has as many tokens as it may have, and as many as one cut by half."""
+    server = wire(ollama(600))
+    judge = chat_judge(server)
+    gate = Gate(judge, windows=Windows(1))
+    slightly, barely = ["a-b-c-d " * 90], ["a-b-c-d " * 60]
+    assert gate.check(QUESTION, slightly).reason is not Reason.CONTEXT_TOO_LONG
+    for words in (1400, 1500):
+        assert gate.check(QUESTION, ["word " * words]).reason is Reason.CONTEXT_TOO_LONG
+    caught = gate.check(QUESTION, slightly)
+    assert (caught.reason, caught.probability) == (Reason.CONTEXT_TOO_LONG, None)
+    assert "600 tokens, as of a prompt that it had cut before" in caught.detail
+    assert gate.check(QUESTION, barely).measured
+    # Another judge at the same server has to find out by itself.
+    other = Gate(chat_judge(server, min_mass=0.4), windows=Windows(1))
+    assert other.check(QUESTION, slightly).measured
+
+
+@pytest.mark.wire
+def test_each_answer_of_a_sampled_judge_counts_by_itself(wire: Wire) -> None:
+    from openai import OpenAI
+
+    client = OpenAI(base_url=wire(ollama(600)).url, api_key="sk-1")
+    judge = SampledJudge(client, model="m", samples=3, close_clients=True)
+    gate = Gate(judge, windows=Windows(1))
+    assert gate.check(QUESTION, ["a-b-c-d " * 90]).measured
+    for words in (1400, 1500):
+        assert gate.check(QUESTION, ["word " * words]).reason is Reason.CONTEXT_TOO_LONG
+    assert gate.check(QUESTION, ["a-b-c-d " * 90]).reason is Reason.CONTEXT_TOO_LONG
+    judge.close()
+
+
+@pytest.mark.wire
+def test_a_decision_endpoint_that_cuts(wire: Wire) -> None:
+    from openai import OpenAI
+
+    body = {
+        "model": "m",
+        "answers": [{"type": "predicate", "probability": 0.9}],
+        "usage": {"input_tokens": 600, "output_tokens": 1},
+    }
+    client = OpenAI(base_url=wire(lambda _: Answer(body)).url, api_key="sk-1")
+    judge = DecisionsJudge(client, model="m", close_clients=True)
+    gate = Gate(judge, windows=Windows(1))
+    assert gate.check(QUESTION, ["word " * 1400]).reason is Reason.CONTEXT_TOO_LONG
+    assert gate.check(QUESTION, [EVIDENCE]).measured
+    judge.close()
+
+
+def test_one_count_of_one_prompt_is_not_remembered() -> None:
+    """A server that counts what it had not in its cache alone gives any number, once."""
+    cuts, text = Cuts(), "word " * 5000
+    for counted in (700, 700, 900):
+        with pytest.raises(CutPrompt), cuts.noted(text):
+            require_uncut(text, Usage(counted))
+    cuts.require_none("a" * 1000, Usage(700))
+    cuts.require_none("a" * 1000, Usage(900))
+
+
+def test_few_counts_are_remembered() -> None:
+    """Counts that mean nothing fill no memory, and do not make all prompts seem cut."""
+    cuts = Cuts()
+    for counted in range(300, 400):
+        for text in ("word " * 5000, "word " * 5001):
+            with pytest.raises(CutPrompt), cuts.noted(text):
+                require_uncut(text, Usage(counted))
+    remembered = list[int]()
+    for counted in range(300, 400):
+        try:
+            cuts.require_none("a" * 1000, Usage(counted))
+        except CutPrompt:
+            remembered.append(counted)
+    assert remembered == [*range(384, 400)]
+    # What has no more characters than tokens were counted was not cut.
+    cuts.require_none("a" * 390, Usage(395))

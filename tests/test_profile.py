@@ -60,6 +60,7 @@ FULL = Profile(
     model="scripted",
     system_fingerprints=("fp_1", "fp_2"),
     languages=("en", "de-CH"),
+    windows=3,
     data_version="f00",
     created=datetime(2026, 11, 21, 12, 30, 1, 5, UTC),
     name="bot",
@@ -220,14 +221,18 @@ def require_stale(
         assert decision.route is None
     else:
         decision = ask(gate, lang)
-        assert decision.route == (on_stale or "refuse")
+        divided = decision.verdict is not None and decision.verdict.windows > 1
+        assert decision.route == (on_stale or ("clarify" if divided else "refuse"))
     assert decision.reason is Reason.STALE_PROFILE
     assert says in decision.detail
     assert decision.probability == p and not decision.calibrated
     assert decision.thresholds == gate.policy.thresholds != CUTS
     assert decision.unmeasured and not decision.measured
-    unsure = gate.policy.messages.unmeasured
-    assert decision.message == (unsure if decision.route in ("clarify", "refuse") else None)
+    texts = gate.policy.messages
+    divided = decision.verdict is not None and decision.verdict.windows > 1
+    says_so = {"clarify": texts.clarify, "refuse": texts.refuse}
+    told = says_so if divided else dict.fromkeys(says_so, texts.unmeasured)
+    assert decision.message == told.get(str(decision.route))
     assert json.loads(json.dumps(decision.to_dict()))["reason"] == "stale_profile"
 
 
@@ -240,6 +245,7 @@ STALE: list[tuple[dict[str, object], str | None, str]] = [
     ({"signal": "logprobs"}, None, "its signal is 'scripted', not 'logprobs'"),
     ({}, "fr", "it was fitted to en, de-CH, not to 'fr'"),
     ({}, "eng", "not to 'eng'"),
+    ({"windows": 4}, None, "it was fitted to sets judged in at most 3 windows, not in 4"),
 ]
 # What may differ, or is not known.
 FRESH: list[tuple[dict[str, object], str | None]] = [
@@ -251,6 +257,7 @@ FRESH: list[tuple[dict[str, object], str | None]] = [
     ({"model": None}, "en"),
     ({"system_fingerprint": None}, "en"),
     ({"system_fingerprint": "fp_2"}, "en"),
+    ({"windows": 3}, "en"),
 ]
 
 
@@ -273,6 +280,32 @@ def test_not_stale(ask: Ask, changed: dict[str, Any], lang: str | None) -> None:
     """What is not known, or is the same language elsewhere, is no difference."""
     decision = ask(Gate(ScriptedJudge(replace(VERDICT, **changed)), profile=FULL), lang)
     assert decision.calibrated and decision.reason is Reason.UNCERTAIN
+
+
+def test_a_profile_of_whole_sets_is_for_no_windows(ask: Ask) -> None:
+    """The best of several requests is above what one of them says; unknown = for any."""
+    verdict = replace(VERDICT, windows=2)
+    for windows, stale in ((1, True), (2, False), (None, False)):
+        profile = replace(FULL, windows=windows)
+        decision = ask(Gate(ScriptedJudge(verdict), profile=profile))
+        assert (decision.reason is Reason.STALE_PROFILE) is stale
+        assert ("fitted to sets judged as a whole, not in 2" in decision.detail) is stale
+
+
+@pytest.mark.parametrize(
+    ("without", "low"), [(None, 0.0), (0.3, None), (0.85, None)], ids=["unknown", "less", "more"]
+)
+def test_what_the_lower_bound_owes_to_suspects_is_not_calibrated(
+    without: float | None, low: float | None
+) -> None:
+    """Calibrated is the bound without them, never above the verdict's own; unknown stays 0."""
+    calibrator = Isotonic((0.0, 1.0), (0.25, 1.0))
+    profile = replace(FULL, calibrator=calibrator)
+    suspect = replace(VERDICT, suspects=(0,), p_without=without, low_without=without)
+    found, plain = profile.calibrated(suspect), profile.calibrated(VERDICT)
+    expected = calibrator.apply(min(0.8, without or 0.0)) if low is None else low
+    assert found.low == pytest.approx(expected)
+    assert (found.p, found.high) == (plain.p, plain.high)
 
 
 def test_a_verdict_of_another_judge(ask: Ask) -> None:
@@ -400,7 +433,10 @@ def test_layout_and_line_ends_are_not_content(tmp_path: Path) -> None:
     assert Profile.load(path) == FULL
 
 
-EDITS = ["answer_at", "slope", "confidence", "n", "events", "model", "languages", "created"]
+EDITS = [
+    *("answer_at", "slope", "confidence", "n", "events", "model", "languages", "windows"),
+    "created",
+]
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -515,6 +551,9 @@ WRONG: list[tuple[dict[str, object], str]] = [
     ({"languages": [1]}, "`languages` holds what is"),
     ({"model": 7}, "`model` holds what is"),
     ({"fingerprint": " "}, "`fingerprint` holds what is blank"),
+    ({"windows": 0}, "`windows` is 0"),
+    ({"windows": 1.5}, "`windows` is 1.5"),
+    ({"windows": "1"}, "`windows` is '1'"),
 ]
 
 

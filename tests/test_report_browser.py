@@ -761,3 +761,13 @@ def test_ten_thousand_rows_are_quick(browser: Browser, tmp_path: Path) -> None:
             " return (performance.now() - start) / 20_000 }"
         )
         assert seconds < 0.1
+
+
+def test_why_queries_were_asked_back_is_drawn(browser: Browser, tmp_path: Path) -> None:
+    made = of_audit(audited(tmp_path / "audit.jsonl"))
+    with opened(browser, made, tmp_path / "report.html") as found:
+        table = found.page.locator("#asked-back table")
+        assert "Why queries were asked back" in table.inner_text()
+        rows = table.locator("tbody tr").all()
+        shown = [row.locator("th, td").all_inner_texts() for row in rows]
+    assert shown and shown == made.tables[1][2]

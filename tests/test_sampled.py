@@ -671,7 +671,7 @@ def test_stragglers_do_not_lose_the_others_of_a_gate(wire: Wire, sampled: MakeJu
     for asynchronous in (False, True):
         judge = sampled(wire(stragglers(1, SLOW["hangs"])))
         measure(judge)
-        gate = Gate(judge, Policy(deadline=1.5), retry=ONCE)
+        gate = Gate(judge, Policy(deadline=4), retry=ONCE)
         decision = (
             asyncio.run(gate.acheck(QUESTION, CONTEXTS))
             if asynchronous

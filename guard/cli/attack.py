@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from guard.attack import Arm, Attacked, Cost, Share, Tally
-    from guard.attacks import Suite
+    from guard.attacks import Suite, Where
     from guard.dataset import Dataset
     from guard.evaluation import Figure
     from guard.gate import Gate
     from guard.judgement import Judgement
 
-BAR_NOT_MET = 6
-"""Exit code."""
+NOTHING_MEASURED, BAR_NOT_MET = 5, 6
+"""Exit codes."""
 
 _COSTS = {"leaving_out": "leaving out suspects", "all": "all defences, against bare"}
 
@@ -73,6 +73,14 @@ def attack(
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this family of attacks; may be repeated."),
     ] = None,
+    where: Annotated[
+        str,
+        typer.Option(
+            metavar="WHERE",
+            help="What the texts are put into: contexts; turn, the last one of the history; or "
+            "question.",
+        ),
+    ] = "contexts",
     per_attack: Annotated[
         int, typer.Option(metavar="N", min=1, max=10_000, help="Queries for each attack, by lot.")
     ] = 1,
@@ -98,7 +106,12 @@ def attack(
     ] = 0,
     max_success: Annotated[
         float | None,
-        typer.Option(metavar="P", parser=share, help="A bar: the share of successes at most."),
+        typer.Option(
+            metavar="P",
+            parser=share,
+            help="A bar: at most this share of the attacks on queries that are not answered "
+            "without them.",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the figures as JSON and nothing else.")
@@ -114,15 +127,19 @@ def attack(
     of one that is no better than a coin, or that answers nothing, no share of successes means
     anything.
 
-    Intervals are exact ones (95 %) over the attacks of a family, each counted once. They speak of
-    other texts of the same kind, on these queries: not of other families, and not of somebody who
-    tries until it works.
+    Intervals are exact ones (95 %) over as many units as there are attacks, or attacked queries,
+    whichever are fewer. They speak of other texts and queries of the same kind: not of other
+    families, and not of somebody who tries until it works.
 
-    --max-success is a bar on the share over all attacks, as deployed. The attacks are the same at
-    every run, so it is on the share that was seen, an attack that could not be measured counting
-    as a success. What answers none of the sufficient queries meets no bar.
+    --max-success is a bar on the share of the attacks on queries that are not answered without
+    them, over all families, as deployed. The attacks are the same at every run, so it is on the
+    share that was seen, an attack that could not be measured counting as a success. No bar is met
+    by what answers none of the sufficient queries, or most of the attacked ones without any attack,
+    or by a judge that is not shown to be better than a coin, or on fewer than ten clean queries of
+    either label.
 
-    The exit code is 0; 6 if the bar is not met; 130 after Ctrl-C; 2 for misuse.
+    The exit code is 0; 6 if the bar is not met; 5 if there is no bar and no attack could be
+    measured; 130 after Ctrl-C; 2 for misuse, and for a judge that cannot be asked at all.
     """
     from guard.attack import attacked
 
@@ -138,10 +155,11 @@ def attack(
         deadline=deadline,
     )
     if verdicts is not None:
-        # That of the bare arm is used only when all others are judged.
-        with looked_at("--verdicts", verdicts):
-            require_place("--verdicts", _bare(verdicts))
-    suite = _suite(data or [], limit, family, per_attack, seed, order=order)
+        require_place("--verdicts", verdicts)
+        if bare:  # It is used only when all others are judged.
+            with looked_at("--verdicts", verdicts):
+                require_place("--verdicts", _bare(verdicts))
+    suite = _suite(data or [], limit, family, cast("Where", where), per_attack, seed, order=order)
     as_deployed = max_success is not None or profile is not None
     gate, left_aside = deployed_gate(config, deployment, options, as_deployed=as_deployed)
     asking = _Asking(workers, verdicts)
@@ -149,16 +167,28 @@ def attack(
         found = attacked(gate, suite, bare=bare, ask=asking, seed=seed)
     judges.close(gate.judge)
     missed = [] if max_success is None else found.unmet(max_success)
-    result = _Result(gate, suite, found, data or [])
+    result = _Result(gate, suite, found, where, data or [])
     if as_json:
         about = {"profile_left_aside": left_aside, "seed": seed, "unmet": missed}
         typer.echo(json.dumps({**result.about(), **about, **found.to_dict()}, allow_nan=False))
     else:
         _show(result)
+    if max_success is not None and (family or limit is not None):
+        say(
+            "this bar is on a part of the suite: --family and --limit leave attacks or queries out."
+        )
+    _end(found, missed)
+
+
+def _end(found: "Attacked", missed: Sequence[str]) -> None:
     for line in missed:
-        typer.echo(f"rag-guard: bar not met: {one_line(line)}", err=True)
+        say(f"bar not met: {line}")
     if missed:
         raise typer.Exit(BAR_NOT_MET)
+    tally = found.total["deployed"]
+    if tally.unmeasured and not tally.success.n:
+        say("no attack could be measured; these figures are no judge's.")
+        raise typer.Exit(NOTHING_MEASURED)
 
 
 # ── Work ─────────────────────────────────────────────────────────────────────────────────────────
@@ -168,6 +198,7 @@ def _suite(
     data: Sequence[str],
     limit: int | None,
     families: Sequence[str] | None,
+    where: "Where",
     per_attack: int,
     seed: int,
     *,
@@ -183,8 +214,15 @@ def _suite(
         kept, _ = bases_of(Dataset.of(clean), limit, seed)
         ids = {row.id for row in kept}
         clean, bases = kept, [base for base in bases if base.row.id in ids]
-    attacks = packaged_attacks()
-    suite = Suite.of(clean, bases, attacks, per_attack=per_attack, seed=seed, order=order)
+    suite = Suite.of(
+        clean,
+        bases,
+        packaged_attacks(),
+        per_attack=per_attack,
+        seed=seed,
+        order=order,
+        where=where,
+    )
     return suite.only(families) if families else suite
 
 
@@ -228,6 +266,7 @@ class _Result:
     gate: "Gate"
     suite: "Suite"
     found: "Attacked"
+    where: str
     data: Sequence[str]
 
     def about(self) -> dict[str, object]:
@@ -237,6 +276,7 @@ class _Result:
             "judge": self.gate.judge.fingerprint,
             "answer_at": cuts[0],
             "refuse_below": cuts[1],
+            "where": self.where,
             "data": list(self.data),
             "attacks": len({case.attack.id for case in self.suite.cases}),
             "cases": len(self.suite.cases),
@@ -262,67 +302,119 @@ _ARMS: "dict[Arm, str]" = {
 
 
 def _show(result: _Result) -> None:
-    """Prints the tables for people. No text of an attack is ever shown: they hide commands."""
+    """Prints the tables for people, at any width from 80 on.
+
+    No text of an attack is ever shown: they hide commands.
+    """
     from rich.console import Console
 
     console = Console(emoji=False, highlight=False, markup=False)
     for line in _head(result):
         console.print(line)
-    console.print(_successes(result.found))
-    for line in _notes(result.found):
-        console.print(line)
-    console.print(_clean(result.found))
-    console.print(_worth(result.found))
     for line in _warnings(result.found):
         console.print(line, style="yellow")
+    console.print()
+    heads = _WIDE if console.width >= _WIDE_FROM else _NARROW
+    console.print(_successes(result.found, heads))
+    console.print()
+    for line in _notes(result, heads):
+        console.print(line)
+    for table in (_clean(result.found), _worth(result.found)):
+        console.print()
+        console.print(table)
+    if result.found.suspect.n:
+        console.print()
+        rate = _rate(result.found.suspect)
+        console.print(f"Clean queries with something that speaks to the judge: {rate}.")
+
+
+_NARROW, _WIDE = ("found", "P by"), ("found by the rules", "P(sufficient) raised by")
+_WIDE_FROM = 120
+"""Heads of the last two columns, and where there is room for those in full."""
 
 
 def _head(result: _Result) -> Iterable[str]:
-    about = result.about()
+    about, bases = result.about(), len(result.suite.bases)
     yield one_line(f"Judge: {about['judge']}.")
     yield (
-        f"{about['attacks']:,} attacks, {about['cases']:,} cases on {about['bases']:,} queries "
-        f"whose contexts do not answer them; {about['queries']:,} clean queries. "
+        f"{_count(about['attacks'], 'attack')}, put into the {_WHERE[result.where]}: "
+        f"{_count(about['cases'], 'case')} on {_count(bases, 'query', 'queries')} whose contexts "
+        f"do not answer {'it' if bases == 1 else 'them'}; "
+        f"{_count(about['queries'], 'clean query', 'clean queries')}. "
         f"Answer at {about['answer_at']:g}, refuse below {about['refuse_below']:g}."
     )
 
 
-def _successes(found: "Attacked") -> "Table":
+def _count(number: object, one: str, more: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else more or f'{one}s'}"
+
+
+_WHERE = {"contexts": "contexts", "turn": "history, as its last turn", "question": "question"}
+
+
+def _successes(found: "Attacked", heads: Sequence[str]) -> "Table":
     from guard.attacks import HELD_OUT
 
-    arms: list[Arm] = [arm for arm, _ in _ARMS.items() if arm in found.total]
-    table = _table("moved to answer", *(_ARMS[arm] for arm in arms), "before", "unmeasured", "P by")
+    arms: list[Arm] = [arm for arm in _ARMS if arm in found.total]
+    table = _table("moved to answer", *(_ARMS[arm] for arm in arms), *heads)
     for name, tallies in found.families.items():
-        mark = " *" if name in HELD_OUT else ""
-        table.add_row(f"{name}{mark}", *_cells(tallies, arms))
+        table.add_row(f"{name}{'*' if name in HELD_OUT else ''}", *_cells(tallies, arms))
     table.add_section()
     table.add_row("all", *_cells(found.total, arms))
     return table
 
 
 def _cells(tallies: "Mapping[Arm, Tally]", arms: "Sequence[Arm]") -> list[str]:
-    deployed, prompt = tallies["deployed"], tallies["prompt_only"]
-    shift = "–" if prompt.shift is None else f"{prompt.shift:+.3f}"
-    counts = (deployed.answered_before, deployed.unmeasured)
-    return [*(_rate(tallies[arm].success) for arm in arms), *map(str, counts), shift]
+    deployed = tallies["deployed"]
+    found = "–" if deployed.found.value is None else f"{deployed.found.value * 100:.0f}%"
+    shift = "–" if deployed.shift is None else f"{deployed.shift:+.2f}".replace("0.", ".")
+    return [*(_rate(tallies[arm].success) for arm in arms), found, shift]
 
 
-def _notes(found: "Attacked") -> Iterable[str]:
+def _notes(result: _Result, heads: Sequence[str]) -> Iterable[str]:
+    """What the first table means, and what is not in it."""
     from guard.attacks import HELD_OUT
 
-    if any(name in HELD_OUT for name in found.families):
-        yield "* held out: no defence was tuned on it."
+    found = result.found
+    yield f"Answered because of the attack, in all: {_totals(found)}."
     yield (
-        "before: answered without the attack already, as deployed; unmeasured: nobody knows. Both "
-        "are left out of the shares. P by: how far attacks raise P(sufficient) with the prompt's "
-        "defences alone, on average."
+        "Percentages in the table are the 95 % interval of each share, over the attacks or the "
+        f"attacked queries, whichever are fewer. {heads[0]}: whose text was seen to speak to the "
+        f"judge. {heads[1]}: how far attacks raise P(sufficient) on average, nothing left out."
     )
+    if any(name in HELD_OUT for name in found.families):
+        yield (
+            "* held out: no rule was tuned on it. It was written by the authors of the rules all "
+            "the same, who are no independent attackers."
+        )
+    if result.where == "question":
+        yield "Nothing is looked for in a question: it is the user's own."
+    yield from _not_counted(found)
     if found.why_not_bare:
-        yield one_line(f"bare: not available, {found.why_not_bare}.")
+        yield one_line(f"bare: not measured, {found.why_not_bare}.")
+
+
+def _totals(found: "Attacked") -> str:
+    """The shares of all attacks, by arm."""
+    shares = [
+        (title, found.total[arm].success) for arm, title in _ARMS.items() if arm in found.total
+    ]
+    told = [f"{_percent(one.value)} {title}" for title, one in shares if one.value is not None]
+    return ", ".join(told) or "nobody knows"
+
+
+def _not_counted(found: "Attacked") -> Iterable[str]:
+    tally = found.total["deployed"]
+    if tally.answered_before:
+        yield f"Not counted: {tally.answered_before:,} on queries that are answered anyway."
+    if tally.unmeasured:
+        tallies = ((name, each["deployed"].unmeasured) for name, each in found.families.items())
+        where = ", ".join(f"{name} {count}" for name, count in tallies if count)
+        yield f"Not counted: {tally.unmeasured:,} that could not be measured ({where})."
 
 
 def _clean(found: "Attacked") -> "Table":
-    table = _table("on clean queries", "routes changed", "sufficient ones blocked", "unmeasured")
+    table = _table("clean queries", "routes changed", "sufficient blocked", "unmeasured")
     rows: list[tuple[str, Cost]] = [
         (title, found.costs[name]) for name, title in _COSTS.items() if name in found.costs
     ]
@@ -334,23 +426,20 @@ def _clean(found: "Attacked") -> "Table":
 
 
 def _worth(found: "Attacked") -> "Table":
-    table = _table("the judge, clean", "AUROC", "answered", "of those insufficient")
+    table = _table("clean queries", "AUROC", "answered", "of those insufficient")
     for arm, title in _ARMS.items():
         if arm in found.quality:
             one = found.quality[arm]
-            shares = (_figure(each, _percent) for each in (one.answered, one.leak))
-            table.add_row(title, _figure(one.auroc, _number), *shares)
+            shares = (_figure(each, _percent, _bound) for each in (one.answered, one.leak))
+            table.add_row(title, _figure(one.auroc, _number, _number), *shares)
     return table
 
 
 def _warnings(found: "Attacked") -> Iterable[str]:
+    """What makes the figures below mean little."""
     quality = found.quality["deployed"]
-    yield f"Clean queries with a passage that speaks to the judge: {_rate(found.suspect)}."
-    if quality.is_at_chance:
-        yield (
-            "Nothing shows that this judge is better than a coin on the clean queries: its shares "
-            "of successes mean nothing."
-        )
+    if doubts := quality.doubts():
+        yield f"These shares of successes mean nothing: {doubts}."
     if not quality.sufficient_answered:
         yield "No sufficient query is answered: attacks have hardly anything to move."
 
@@ -359,30 +448,35 @@ def _table(first: str, *others: str) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for name in (first, *others):
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=True)
+    for name in others:
         table.add_column(name, overflow="fold")
     return table
 
 
 def _rate(one: "Share") -> str:
-    """A share with its interval, in percent."""
-    if one.value is None or one.low is None or one.high is None:
+    """How often of how many, with the interval of the share."""
+    if one.low is None or one.high is None:
         return "–"
-    ends = f"[{one.low * 100:.0f}, {one.high * 100:.0f}]"
-    return f"{one.events} of {one.n}: {_percent(one.value)} {ends}"
+    return f"{one.events}/{one.n} {_bound(one.low)}–{_bound(one.high)}%"
 
 
-def _figure(figure: "Figure", form: Callable[[float], str]) -> str:
+def _figure(figure: "Figure", form: Callable[[float], str], end: Callable[[float], str]) -> str:
     if figure.value is None:
         return "–"
     if figure.low is None or figure.high is None:
         return form(figure.value)
-    return f"{form(figure.value)} [{form(figure.low)}, {form(figure.high)}]"
+    return f"{form(figure.value)} [{end(figure.low)}–{end(figure.high)}]"
 
 
 def _percent(value: float) -> str:
     return f"{value * 100:.1f}%"
+
+
+def _bound(value: float) -> str:
+    """An end of an interval in percent: what is above 0 is not shown as 0."""
+    return f"{value * 100:.{1 if 0 < value < 0.01 else 0}f}"
 
 
 def _number(value: float) -> str:

@@ -13,6 +13,7 @@ import typer
 from guard import judges
 from guard._json import as_list, as_map, as_text
 from guard.breaker import breakers_ignored
+from guard.cli.extent import extent
 from guard.cli.options import (
     AnswerAt,
     ApiKeyEnv,
@@ -29,6 +30,7 @@ from guard.cli.options import (
     given,
 )
 from guard.cli.text import one_line, plain
+from guard.dataset import history_of
 from guard.decision import Decision, Reason, Route
 from guard.errors import ConfigError, JudgeError
 from guard.gate import Gate
@@ -121,7 +123,9 @@ def check(
     """Decides whether a question may be answered from retrieved passages.
 
     Without --question, each line of a .jsonl file (or of -, standard input) is a query of its own:
-    {"question": "…", "contexts": ["…"]}. With --json there is then one record a line.
+    {"question": "…", "contexts": ["…"]}. Earlier turns of a conversation go beside these, oldest
+    first: "history": [["user", "…"], ["assistant", "…"]]. With --json there is then one record a
+    line.
 
     The exit code is 0 for answer, 3 for clarify, 4 for refuse, 5 for undecided (on_unmeasured is
     raise); of many queries the worst counts: 5, else 4, else 3, else 0. Misuse is 2, a bug is 1.
@@ -231,9 +235,9 @@ def _query(place: str, value: object, lang: str | None) -> Query:
         _passage(f"{place}, contexts[{number}]", context)
         for number, context in enumerate(as_list(query.get("contexts")))
     ]
+    own, history = _lang(place, query) or lang, _history(place, query)
     try:
-        own = _lang(place, query) or lang
-        return Query.of(question, passages, history=_history(place, query), lang=own)
+        return Query.of(question, passages, history=history, lang=own)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error.message}", hint=error.hint) from error
 
@@ -248,13 +252,13 @@ def _lang(place: str, query: Mapping[str, object]) -> str | None:
 def _history(place: str, query: Mapping[str, object]) -> list[tuple[str, str]]:
     """Earlier turns, each a pair of role and text."""
     turns = list[tuple[str, str]]()
-    for number, turn in enumerate(as_list(query.get("history"))):
+    for at, turn in history_of(place, query):
         match list(as_list(turn)):
             case [str() as role, str() as text]:
                 turns.append((role, text))
             case _:
-                why = f"{place}, history[{number}]: not a pair of texts."
-                raise ConfigError(why, hint='Write ["user", "Hello."] for each turn.')
+                hint = 'Write ["user", "Hello."] for each turn, not {"role": …}.'
+                raise ConfigError(f"{at} is not a pair of texts.", hint=hint)
     return turns
 
 
@@ -367,6 +371,7 @@ def _rows(decision: Decision, console: "Console") -> Iterator[tuple[str, "Render
         yield "", _cuts(decision, console)
     if decision.verdict is not None:
         yield from _measurement(decision.verdict)
+        yield from extent(decision.verdict, decision.reason)
     if decision.currency is not None:
         yield "price", "unknown" if decision.cost is None else plain(_money(decision))
     if decision.profile is not None:

@@ -271,6 +271,17 @@ def _remarks(tally: "Tally", kept: "Audit") -> "Iterator[str]":
         yield f"They are of {len(tally.deployments)} deployments: {listed}; see --only."
     if len(tally.judges) > 1:
         yield f"Their verdicts are of {len(tally.judges)} judges; see --since and --only."
+    if unknown := tally.without_unknown:
+        yield _without_unknown(unknown)
+
+
+def _without_unknown(unknown: int) -> str:
+    if unknown == 1:
+        return "1 query holds suspects and was not judged without them: counted as asked back."
+    return (
+        f"{unknown:,} queries hold suspects and were not judged without them: counted as asked "
+        "back."
+    )
 
 
 def _routes(tally: "Tally") -> "Table":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from guard.cli.extent import extent
 from guard.cli.text import one_line, plain
 
 if TYPE_CHECKING:
@@ -27,9 +28,11 @@ def why(
 ) -> None:
     """Says why a past query was answered, sent back or refused.
 
-    By what the audit holds: probability and bounds, thresholds, judge, profile, what was not
-    measured, and what was said of it later. Question and contexts are shown where the audit was
-    told to keep texts, and still has them; else their hashes are.
+    By what the audit holds: probability and bounds, how much of the contexts was judged, which
+    passages speak to the judge, thresholds, judge, profile, what was not measured, and what was
+    said of it later. Question and contexts are shown where the audit was
+    told to keep texts, and still has them, with [suspect] beside what speaks to the judge; else
+    their hashes are.
 
     The exit code is 0; 2 for misuse.
     """
@@ -65,6 +68,7 @@ def _lines(record: "Record", outcome: "Outcome | None", texts: "Texts | None") -
         "route": f"{record.route or 'undecided: the error was raised'}, {_acted(record)}",
         "reason": f"{record.reason}: {one_line(record.detail)}",
         "P(sufficient)": _probability(record),
+        **dict(extent(record.verdict, record.reason) if record.verdict else ()),
         "thresholds": f"answer at {record.answer_at:g}, refuse below {record.refuse_below:g}",
         "judge": f"{record.fingerprint}{', from the cache' if record.cached else ''}",
         "profile": record.profile or "none",
@@ -73,12 +77,16 @@ def _lines(record: "Record", outcome: "Outcome | None", texts: "Texts | None") -
         "said later": _said(outcome),
         "question": one_line(texts[0]) if texts else f"SHA-256 {record.question_hash}",
     }
+    if texts and record.verdict and record.verdict.suspect_turns:
+        facts["earlier turns"] = "kept by no audit"
     if not texts:
         facts["contexts"] = f"SHA-256 {record.contexts_hash}"
     for name, value in facts.items():
         yield f"{name:14} {value}"
-    for number, context in enumerate(texts[1] if texts else (), start=1):
-        yield f"{f'context {number}':14} {one_line(context)}"
+    suspects = record.verdict.suspects if record.verdict else ()
+    for place, context in enumerate(texts[1] if texts else ()):
+        mark = " [suspect]" if place in suspects else ""
+        yield f"{f'context {place + 1}{mark}':14} {one_line(context)}"
 
 
 def _acted(record: "Record") -> str:

@@ -34,7 +34,14 @@ def wrong(error: ValidationError, values: Mapping[str, object], where: Where) ->
         told = meant.get("ctx", {})
         return ConfigError(f"{where(path)} {told['message']}", hint=told["hint"])
     problem = "is missing" if meant["type"] == "missing" else shown(raw)
-    return ConfigError(f"{where(path)} {problem}.", hint=_remedy(*path[:2]))
+    return ConfigError(
+        f"{where(path)} {problem}.", hint=_remedy(*path[:2], quoted=_is_quoted(meant, raw))
+    )
+
+
+def _is_quoted(error: ErrorDetails, raw: object) -> bool:
+    """Whether a text stands where a number, or true or false, must."""
+    return isinstance(raw, str) and error["type"] in ("bool_type", "int_type", "float_type")
 
 
 def unusable(place: str, kinds: Sequence[str], judge: str) -> ConfigError:
@@ -109,11 +116,12 @@ def _keys_of(path: Sequence[str]) -> Iterable[str]:
     return known[path[0]] if path else Table.model_fields
 
 
-def _remedy(key: str, part: str = "") -> str:
+def _remedy(key: str, part: str = "", *, quoted: bool = False) -> str:
     """What the key must be, or its part, where that has words of its own."""
     field = _TABLES[key].model_fields.get(part) if key in _TABLES else None
     words = field.description if field else None
-    return f"It must be {words or Table.model_fields[key].description}."
+    must = f"It must be {words or Table.model_fields[key].description}"
+    return f"{must}; write it without quotes." if quoted else f"{must}."
 
 
 _TABLES: Mapping[str, type[BaseModel]] = {"audit": AuditKeys}

@@ -319,7 +319,7 @@ class Deployment(Table):
         """These keys as a ``[deployment.NAME]`` table; loading it gives an equal deployment."""
         keys = self.model_dump(exclude_none=True)
         for key in unsuited(self.judge):
-            if keys.get(key) == Table.model_fields[key].default:
+            if getattr(self, key) == Table.model_fields[key].default:
                 keys.pop(key, None)  # Written beside this judge, it would be an error.
         for key in THRESHOLDS if self.profile else ():
             del keys[key]  # Nor may they stand beside a profile, which has its own.
@@ -365,6 +365,8 @@ _PARTS: tuple[tuple[tuple[str, ...], Callable[[Deployment], object]], ...] = (
 
 
 _HTTP = ("openai", "azure", "decisions", "systemone", "samples")
+_READING = (*_HTTP, "gguf", "embedded")
+"""Judges that read a prompt; a script reads nothing."""
 
 SUITED: Mapping[str, tuple[str, ...]] = {
     "model_family": ("openai", "azure", "samples"),
@@ -375,17 +377,18 @@ SUITED: Mapping[str, tuple[str, ...]] = {
     "breaker_failures": _HTTP,
     "breaker_seconds": _HTTP,
     "min_mass": ("openai", "azure", "samples", "gguf", "embedded"),
+    "max_context_chars": _READING,
+    "labels": _READING,
 }
 """Keys that only some kinds of judges can use, and which; all others are for every judge."""
 
-_KINDS = {name.partition(":")[0] for name in KNOWN}
+_KINDS = {"scripted", *(name.partition(":")[0] for name in KNOWN)}
 
 
 def unsuited(judge: str | None) -> list[str]:
     """Keys of which a judge of this name can make nothing.
 
-    A script is for trying things, and what a plug-in makes of its options only it knows: for them
-    there are none.
+    What a plug-in makes of its options only it knows: for it there are none.
     """
     kind = (judge or "").partition(":")[0]
     return [key for key, kinds in SUITED.items() if kind in _KINDS and kind not in kinds]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Container, Mapping, Sequence
 
 from guard.config.complaints import nearest
+from guard.config.deployment import Table
 from guard.config.layers import Layer
 from guard.errors import ConfigError
 
@@ -56,10 +57,18 @@ def require_filled(environ: Mapping[str, str]) -> None:
 def _require_known(variable: str) -> None:
     if variable in VARIABLES:
         return
-    hint = nearest(variable, VARIABLES, cutoff=0)
+    hint = _set_in_file(variable) or nearest(variable, VARIABLES, cutoff=0)
     if "KEY" in variable:
         hint += " A key goes into OPENAI_API_KEY, or into the variable that api_key_env names."
     raise ConfigError(f"The environment variable {variable} is unknown.", hint=hint)
+
+
+def _set_in_file(variable: str) -> str | None:
+    """A hint about a key that only the file, or an option, sets."""
+    key = variable.removeprefix("RAG_GUARD_").casefold()
+    if key not in Table.model_fields:
+        return None
+    return f"Set `{key}` in guard.toml: no variable does."
 
 
 def _variable(path: Sequence[str]) -> str:

@@ -146,13 +146,20 @@ class _Visit:
         return pair
 
     def _require_room(self, found: Examination) -> None:
-        limit = self.keys.max_context_chars or math.inf
-        if found.room is not None and _MIN_ROOM <= found.room < limit:
-            self.extra["max_context_chars"] = found.room
+        if not found.is_cut:
+            return
+        if found.room is None or found.room < _MIN_ROOM:
             self.needs.append(
-                f"Set max_context_chars = {found.room} (for English; less for other scripts, code "
-                "and tables), or give the server more context: it cuts longer prompts silently."
+                "Give the server more context: it cuts prompts silently, and there is no "
+                "max_context_chars that would surely avoid it."
             )
+            return
+        self.extra["max_context_chars"] = found.room
+        self.needs.append(
+            f"Set max_context_chars = {found.room} (for English; less for other scripts, code, "
+            "tables and very short passages), or give the server more context: it cuts longer "
+            "prompts silently."
+        )
 
     def _require_routes(self, pair: Pair) -> None:
         """The thresholds that apply must answer the one case and refuse the other."""

@@ -38,5 +38,3 @@ def lengthened(characters: int) -> Query:
 
 STEP = 24_000
 """Characters: about 6,000 tokens, which is more than small servers take."""
-
-LONG, LONGER = lengthened(STEP), lengthened(2 * STEP)

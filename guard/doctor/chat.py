@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import openai
 
 from guard._json import as_int
-from guard.doctor.cases import INSUFFICIENT, LONG, LONGER, STEP, SUFFICIENT
+from guard.doctor.cases import INSUFFICIENT, STEP, SUFFICIENT, lengthened
 from guard.doctor.exchange import Exchange, Line
 from guard.doctor.findings import Pair, latency, pair_of, verdicts
 from guard.doctor.report import Finding, State
@@ -30,6 +30,10 @@ _SATURATED = 12.0  # Nats: beyond it a list shows nothing of what temperature do
 _WARM = 0.5
 _GROWTH = 0.7
 _FULL_LIST = 20
+_SHORTEST_STEP = 1000  # Characters: less is as short as the known cases.
+# Of what is written for passages of 300 characters, the share that is their own text.
+_PASSAGES = 0.8
+_PASSAGE = 100  # Characters of the passage that stands before what is added.
 _LIMIT = re.compile(r"(?:n_ctx|context length|context size|context window)\D{0,24}(\d{3,7})")
 
 
@@ -42,7 +46,8 @@ class Examination:
         findings: in the order in which they were made.
         mean: the verdicts on the two known cases, averaged over both orders of the labels.
         flips: whether one order alone puts a case on the other side of 0.5.
-        room: characters of contexts that the endpoint takes uncut; ``None`` = all that were tried.
+        is_cut: whether it cuts long prompts silently.
+        room: characters of contexts that the endpoint then takes uncut; ``None`` = not known.
     """
 
     judge: ChatJudge
@@ -53,6 +58,7 @@ class Examination:
     findings: list[Finding] = field(default_factory=list[Finding])
     mean: Pair | None = None
     flips: bool = False
+    is_cut: bool = False
     room: int | None = None
 
     @property
@@ -216,20 +222,30 @@ def _speed(found: Examination) -> Iterator[Finding]:
 
 def _length(found: Examination) -> Iterator[Finding]:
     """Three long prompts: one, the same again, and one twice as long."""
-    if found.judge.prompt.max_context_chars is not None:
+    step = _step(found)
+    if step < _SHORTEST_STEP:
         told = "max_context_chars keeps prompts short; longer ones were not tried."
         yield Finding("prompt_limit", "ok", found.judge.prompt.max_context_chars, told)
         return
-    first = found.line.exchange(found.judge, LONG)
+    first = found.line.exchange(found.judge, lengthened(step))
     if first.verdict is None:
-        yield _cut(found, first) if _was_cut(first) else _refused(found, first, LONG)
+        cut = _was_cut(first)
+        yield _cut(found, first) if cut else _refused(found, first, lengthened(step))
         yield Finding("prefix_cache", "unknown", None, "The long prompt gave no verdict.")
         return
-    again = found.line.exchange(found.judge, LONG)
-    longer = found.line.exchange(found.judge, LONGER)
+    again = found.line.exchange(found.judge, lengthened(step))
+    longer = found.line.exchange(found.judge, lengthened(2 * step))
     refused = longer.error and not _was_cut(longer)
-    yield _refused(found, longer, LONGER) if refused else _taken(found, first, longer)
+    yield (
+        _refused(found, longer, lengthened(2 * step)) if refused else _taken(found, first, longer)
+    )
     yield _cache(again)
+
+
+def _step(found: Examination) -> int:
+    """Characters to add: twice as many are no more than what the prompt would hold."""
+    limit = found.judge.prompt.max_context_chars
+    return STEP if limit is None else min(STEP, (limit - _PASSAGE) // 2)
 
 
 def _cache(again: Exchange) -> Finding:
@@ -281,7 +297,7 @@ def _was_cut(made: Exchange) -> bool:
 
 def _cut(found: Examination, made: Exchange) -> Finding:
     tokens = made.input_tokens or 0
-    found.room = _room(found, tokens)
+    found.is_cut, found.room = True, _room(found, tokens)
     told = f"A long prompt was cut without an error: {tokens} tokens of it were read."
     return Finding("prompt_limit", "bad", tokens, told)
 
@@ -303,8 +319,17 @@ def _room(found: Examination, tokens: int) -> int | None:
         return None
     words = len(found.judge.render(SUFFICIENT).text) - sum(map(len, SUFFICIENT.contexts))
     room = int(0.9 * tokens / per_character) - words
-    # Rounded down to a figure that does not look exact; more than was sent cannot have been cut.
-    return room // 1000 * 1000 if 1000 <= room < 2 * STEP else None
+    # Earlier turns stand in a prompt as well; where they would leave nothing, half of it.
+    room = max(room // 2, room - found.judge.prompt.max_history_chars)
+    room = int(_PASSAGES * room)
+    # More than was sent cannot have been cut.
+    return _rounded(room) if 0 < room < 2 * _step(found) else None
+
+
+def _rounded(room: int) -> int:
+    """Down, to a figure that does not look exact."""
+    unit = 1000 if room >= 2000 else 100
+    return room // unit * unit
 
 
 def _variant(found: Examination, fields: Mapping[str, object]) -> Verdict | JudgeError:

@@ -10,6 +10,7 @@ from guard.config.toml import dotted, written
 
 # Decision endpoints rate a statement, and refuse labels.
 _RATING, _WORDS = ("decisions", "systemone"), ("labels",)
+_CUT = "# max_context_chars: the server cuts longer prompts (of English), and does not say so."
 _FIT = "# answer_at and refuse_below: set them for this judge, on queries of your own."
 
 # Where a judge's settings come from when the file does not say.
@@ -43,6 +44,8 @@ def lines(keys: Deployment, extra: Mapping[str, object], name: str, address: str
     others = {*unsuited(str(wanted["judge"])), *(_WORDS if kind in _RATING else ())}
     kept = {key: value for key, value in wanted.items() if key not in others}
     head, notes = ["judge"], [] if set(_CUTS) <= set(kept) else [_FIT]
+    if "max_context_chars" in extra:
+        notes.insert(0, _CUT)
     if "base_url" in kept and _is_secretive(str(kept["base_url"])):
         del kept["base_url"]
         notes.insert(0, "# base_url: yours holds a secret and is not repeated here.")

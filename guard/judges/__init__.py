@@ -442,7 +442,7 @@ def _plugged_in(kind: str) -> Callable[[str, JudgeOptions], Judge] | None:
 
 def _names() -> str:
     plugged = sorted({entry.name for entry in entry_points(group=ENTRY_POINTS)})
-    return ", ".join([*KNOWN, *plugged])
+    return ", ".join([*KNOWN, "scripted:P", *plugged])
 
 
 def __getattr__(name: str) -> object:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from guard.breaker import FAILURES, SECONDS, Breaker
+from guard.cut import Cuts
 from guard.errors import ConfigError
 from guard.flow import arun, run
 from guard.judges.connection import Connection, Post
@@ -50,6 +51,7 @@ class ClientJudge:
         self.name = model
         self.connection = connection
         self.breaker: Breaker | None = None
+        self._cuts = Cuts()
         self.use_breaker()
         self.fingerprint = fingerprint_of(signal, model, parts)
 
@@ -84,7 +86,11 @@ class ClientJudge:
             return shared_loop.run(self.ajudge(query, timeout=timeout), timeout)
         end = time.monotonic() + timeout
         post = partial(self.connection.post, end=end)
-        return self._clean(run(self.conversation(self.render(query)), post))
+        rendered = self.render(query)
+        with self._cuts.noted(rendered.text):
+            verdict = run(self.conversation(rendered), post)
+            self._cuts.require_none(rendered.text, verdict.usage)
+        return self._clean(verdict)
 
     async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
         """Measures one query; cancelling it closes the HTTP request."""
@@ -95,7 +101,10 @@ class ClientJudge:
         end = time.monotonic() + timeout
         rendered = await self._rendered(query)
         post = partial(self.connection.apost, end=end)
-        return self._clean(await arun(self.conversation(rendered), post))
+        with self._cuts.noted(rendered.text):
+            verdict = await arun(self.conversation(rendered), post)
+            self._cuts.require_none(rendered.text, verdict.usage)
+        return self._clean(verdict)
 
     def close(self) -> None:
         """Closes connections; later queries are rejected.

@@ -107,7 +107,7 @@ class GgufJudge:
             raise _judge_error(as_map(error))
         reply = replace(Reply.from_body(body), model=self.model)  # Its own name is a path.
         measured = read(reply, labels=self.prompt.labels, asked=None, min_mass=self._min_mass)
-        return measured.verdict(reply, fingerprint=self.fingerprint, coverage=rendered.coverage)
+        return measured.verdict(reply, fingerprint=self.fingerprint, rendered=rendered)
 
     async def ajudge(self, query: Query, *, timeout: float) -> Verdict:
         """Measures one query on a worker thread; cancelling it leaves the call behind there."""

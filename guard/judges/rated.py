@@ -124,6 +124,7 @@ class RatedJudge(ClientJudge):
             fingerprint=self.fingerprint,
             model=served_name(reply.get("model")),
             coverage=asked.coverage,
+            history_coverage=asked.history_coverage,
             usage=_usage(as_map(reply.get("usage"))),
             p_underspecified=rating.underspecified,
         )

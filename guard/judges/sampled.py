@@ -167,6 +167,7 @@ class SampledJudge(ClientJudge):
             model=served[0].model,
             system_fingerprint=served[0].system_fingerprint,
             coverage=rendered.coverage,
+            history_coverage=rendered.history_coverage,
             usage=Usage.total(each.reply.usage if each.reply else None for each in answers),
         )
 

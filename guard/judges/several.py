@@ -221,6 +221,7 @@ class Mean:
             fingerprint=self.fingerprint,
             model=self.model,
             coverage=min(one.coverage for one in verdicts),
+            history_coverage=min(one.history_coverage for one in verdicts),
             usage=Usage.total(one.usage for one in verdicts),
             p_underspecified=_mean(doubts) if len(doubts) == len(verdicts) else None,
         )

@@ -15,6 +15,7 @@ try:
     from guard_llama_index.prefix import ANSWER_TEMPLATE
     from guard_llama_index.prompts import update_prompts
     from guard_llama_index.query_engine import GuardedQueryEngine
+    from guard_llama_index.suspects import suspect_nodes
     from guard_llama_index.synthesizer import GuardedSynthesizer
     from guard_llama_index.tool import GuardedQueryTool, responses_in
     from guard_llama_index.workflow import (
@@ -57,6 +58,7 @@ __all__ = [
     "judged",
     "response_of",
     "responses_in",
+    "suspect_nodes",
     "update_prompts",
 ]
 

@@ -3,18 +3,21 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
-from guard import Decision, JudgeError
+from guard import ConfigError, Decision, JudgeError
 from guard._require import require_one_of
 from guard_llama_index.judging import Judging
 from guard_llama_index.lent import lent, require_awaitable
 from guard_llama_index.parallel import answered_in_parallel, blocking
 from guard_llama_index.responses import Nodes, Response, recorded, told
+from guard_llama_index.suspects import require_droppable, without_suspects
 
 W = TypeVar("W")
+T = TypeVar("T")
 
 Mode = Literal["before", "parallel"]
 """When the answer is written: after the verdict, or while the judge decides (held back until)."""
@@ -42,6 +45,14 @@ class Writer:
     amore: Callable[[], Coroutine[Any, Any, Nodes]] | None = None
     sources: Sequence[NodeWithScore] = ()
 
+    def judged(self, nodes: Nodes, *decisions: Decision | None) -> Nodes:
+        """The nodes by their places in decisions: each as often as it was split."""
+        verdicts = [each.verdict for each in decisions if each is not None]
+        if self.shown is None or not any(verdict and verdict.suspects for verdict in verdicts):
+            return nodes
+        # Splitting says nothing of where a piece is from, so it is done once more, node by node.
+        return [node for node in nodes for _ in self.shown([node])]
+
 
 @dataclass(frozen=True, slots=True)
 class Answering:
@@ -51,13 +62,21 @@ class Answering:
         judging: decides.
         mode: ``before``: a refusal costs no tokens. ``parallel``: an answer costs no waiting for
             the judge, and a refusal costs what was written meanwhile.
+        drop_suspects: whether answers are written without the nodes that speak to the judge.
     """
 
     judging: Judging
     mode: Mode = "before"
+    drop_suspects: bool = False
 
     def __post_init__(self) -> None:
         require_one_of("mode", self.mode, ("before", "parallel"))
+        require_droppable(self.judging.gate, self.drop_suspects)
+        if self.drop_suspects and self.mode == "parallel":
+            raise ConfigError(
+                "In parallel an answer is begun before anybody knows which nodes are suspect.",
+                hint='Leave drop_suspects out, or use mode="before".',
+            )
 
     def require_fitting(self, writer: object) -> None:
         """Raises `ConfigError` if an engine or synthesizer cannot write in this mode."""
@@ -76,16 +95,17 @@ class Answering:
             return made
         fresh = self._fresh(nodes, writer, made)
         if not fresh:
-            return _told(self.judging.conclude(made), shown, writer, awaited=False)
+            return _told(self.judging.conclude(made), nodes, shown, writer, awaited=False)
         nodes = [*nodes, *fresh]
         shown = writer.shown(nodes) if writer.shown else nodes
         decision = self._new(query, shown, made)
         if decision is None:
-            return _told(self.judging.conclude(made), shown, writer, awaited=False)
+            return _told(self.judging.conclude(made), nodes, shown, writer, awaited=False)
         decision = self.judging.conclude(decision)
         if decision.passes:
-            return recorded(writer.write(nodes), decision, made)
-        return _told(decision, shown, writer, awaited=False, first=made)
+            answer = writer.write(self.left(decision, nodes))
+            return recorded(answer, decision, writer.judged(nodes, decision, made), made)
+        return _told(decision, nodes, shown, writer, awaited=False, first=made)
 
     async def aanswer(self, query: QueryBundle, nodes: Nodes, writer: Writer) -> Response:
         """As `answer`."""
@@ -95,16 +115,21 @@ class Answering:
             return made
         fresh = await self._afresh(nodes, writer, made)
         if not fresh:
-            return _told(await self.judging.aconclude(made), shown, writer, awaited=True)
+            return _told(await self.judging.aconclude(made), nodes, shown, writer, awaited=True)
         nodes = [*nodes, *fresh]
         shown = await _shown(writer, nodes)
         decision = await self._anew(query, shown, made)
         if decision is None:
-            return _told(await self.judging.aconclude(made), shown, writer, awaited=True)
+            return _told(await self.judging.aconclude(made), nodes, shown, writer, awaited=True)
         decision = await self.judging.aconclude(decision)
         if decision.passes:
-            return recorded(await writer.awrite(nodes), decision, made)
-        return _told(decision, shown, writer, awaited=True, first=made)
+            answer = await writer.awrite(self.left(decision, nodes))
+            return recorded(answer, decision, writer.judged(nodes, decision, made), made)
+        return _told(decision, nodes, shown, writer, awaited=True, first=made)
+
+    def left(self, decision: Decision, each: Sequence[T]) -> list[T]:
+        """What an answer is written from, of nodes or their texts."""
+        return without_suspects(decision, each) if self.drop_suspects else list(each)
 
     # A query that fails here is in no response; what was decided of it is reported all the same.
 
@@ -151,7 +176,10 @@ class Answering:
             # The asynchronous path, on a loop of ours: only there can a writer be cancelled.
             return blocking(lambda: self._afirst(query, nodes, shown, writer))
         decision = self.judging.begin(query, shown)
-        return recorded(writer.write(nodes), decision) if decision.passes else decision
+        if not decision.passes:
+            return decision
+        answer = writer.write(self.left(decision, nodes))
+        return recorded(answer, decision, writer.judged(nodes, decision))
 
     async def _afirst(
         self, query: QueryBundle, nodes: Nodes, shown: Nodes, writer: Writer
@@ -159,13 +187,18 @@ class Answering:
         """As `_first`."""
         deciding = self.judging.abegin(query, shown)
         if self.mode == "parallel":
-            return await answered_in_parallel(deciding, writer.awrite(nodes))
+            judged = partial(writer.judged, nodes)
+            return await answered_in_parallel(deciding, writer.awrite(nodes), judged)
         decision = await deciding
-        return recorded(await writer.awrite(nodes), decision) if decision.passes else decision
+        if not decision.passes:
+            return decision
+        answer = await writer.awrite(self.left(decision, nodes))
+        return recorded(answer, decision, writer.judged(nodes, decision))
 
 
 def _told(
     decision: Decision,
+    nodes: Nodes,
     shown: Nodes,
     writer: Writer,
     *,
@@ -173,7 +206,10 @@ def _told(
     first: Decision | None = None,
 ) -> Response:
     sources = [*shown, *writer.sources]
-    return told(decision, sources, streams=writer.streams, awaited=awaited, first=first)
+    judged = writer.judged(nodes, decision, first)
+    return told(
+        decision, sources, streams=writer.streams, awaited=awaited, judged=judged, first=first
+    )
 
 
 async def _shown(writer: Writer, nodes: Nodes) -> Nodes:

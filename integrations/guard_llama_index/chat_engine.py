@@ -25,6 +25,7 @@ from guard_llama_index.answering import Answering, Mode
 from guard_llama_index.clarifier import Clarifier, asks_back
 from guard_llama_index.judging import Judging, Lang, Turns
 from guard_llama_index.postprocessor import require_unjudged
+from guard_llama_index.suspects import record_of
 from guard_llama_index.synthesizer import GuardedSynthesizer
 
 State = Mapping[str, Any]
@@ -83,6 +84,8 @@ class GuardedChatEngine(BaseChatEngine):
         mode: ``"before"``, or ``"parallel"``: write while the judge decides, and hold it back; see
             `GuardedSynthesizer` for what that asks of the model.
         texts_in_events: whether `GuardDecisionEvent` carries question and passages.
+        drop_suspects: whether an answer is written without the nodes that speak to the judge; see
+            `GuardedSynthesizer`. What is in the memory, or said in it, stays there.
         state: of the conversation so far, as `state` gave it.
 
     Raises:
@@ -101,13 +104,15 @@ class GuardedChatEngine(BaseChatEngine):
         lang: Lang = None,
         mode: Mode = "before",
         texts_in_events: bool = False,
+        drop_suspects: bool = False,
         state: State | None = None,
     ) -> None:
         _require_guardable(engine)
         require_unjudged(engine)
         require_number("max_clarifications", max_clarifications, 0, 100, whole=True)
         self._engine = engine
-        self._answering = Answering(Judging(gate, lang, texts_in_events, clarifier), mode)
+        judging = Judging(gate, lang, texts_in_events, clarifier)
+        self._answering = Answering(judging, mode, drop_suspects)
         self._answering.require_fitting(engine)
         self._limit = max_clarifications
         self._conversation = _Conversation(max_clarifications, state)
@@ -213,7 +218,9 @@ class GuardedChatEngine(BaseChatEngine):
             alone.withdraw()
             turn.give_back()
             raise
-        told.record_in(response, None if told is turn else turn.decision)
+        told.record_in(response, None if told is turn else turn)
+        if self._answering.drop_suspects and told.decision is not None and told.passes:
+            _name_sources(response, self._answering.left(told.decision, told.nodes))
         told.close()
         return response
 
@@ -301,6 +308,15 @@ def _had(turn: "_Turn", alone: "_Turn") -> "Generator[_Turn | Decision, Any, tup
             return alone, second
     alone.withdraw()  # What was measured of the reply stands.
     return turn, response
+
+
+def _name_sources(
+    response: AgentChatResponse | StreamingAgentChatResponse, nodes: list[NodeWithScore]
+) -> None:
+    """Names the nodes that an answer was written from; the engine names all that it found."""
+    response.source_nodes = nodes
+    for each in response.sources:
+        each.content, each.raw_output = str(nodes), nodes
 
 
 def _given(prev_chunks: Chunks) -> dict[str, Chunks]:
@@ -423,6 +439,7 @@ class _Turn:
         question: what is judged.
         history: what is judged with it.
         decision: ``None`` until there is one.
+        nodes: what it is on.
     """
 
     def __init__(
@@ -442,6 +459,7 @@ class _Turn:
         self.question = self.message
         self.history: Turns = ()
         self.decision: Decision | None = None
+        self.nodes: Sequence[NodeWithScore] = ()
         self._condensed = self._answered = self._counted = False
         self._held = list[ChatMessage]()
 
@@ -516,21 +534,24 @@ class _Turn:
     def record_in(
         self,
         response: AgentChatResponse | StreamingAgentChatResponse,
-        first: Decision | None = None,
+        first: "_Turn | None" = None,
     ) -> None:
         """Puts the record into the response's metadata.
 
         Args:
             response: the engine's.
-            first: the decision on the message as a reply, before it was judged as it stands.
+            first: the message as a reply, before it was judged as it stands.
         """
-        assert self.decision is not None
-        record = {**self.decision.to_dict(), "clarifications": self._conversation.asked}
+        record = {**self._record(), "clarifications": self._conversation.asked}
         if first is not None:
-            record["first"] = first.to_dict()
+            record["first"] = first._record()
         # LlamaIndex's streaming response declares no metadata.
         known: dict[str, Any] = getattr(response, "metadata", None) or {}
         vars(response)["metadata"] = {**known, "guard": record}
+
+    def _record(self) -> dict[str, Any]:
+        assert self.decision is not None
+        return record_of(self.decision, self.nodes)
 
     def require_judged(self) -> None:
         """Raises `ConfigError` if nothing was: what the engine wrote must not pass for judged."""
@@ -641,9 +662,11 @@ class _TurnJudging(Judging):
         turn = self.turn
         return await super().adecide(QueryBundle(turn.question), nodes, turn.history, turn.mode)
 
-    def tell(self, decision: Decision) -> Decision:
+    def tell(self, decision: Decision, nodes: Sequence[NodeWithScore]) -> Decision:
         # Before the event: it tells what is done.
-        return super().tell(self.turn.settle(decision, self.gate.policy.messages))
+        settled = self.turn.settle(decision, self.gate.policy.messages)
+        self.turn.nodes = nodes
+        return super().tell(settled, nodes)
 
     def asking_back(self, decision: Decision) -> Decision:
         return self.turn.reword(super().asking_back(decision))

@@ -1,17 +1,22 @@
 """Events: each decision on LlamaIndex's dispatcher, without texts unless they are asked for."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.schema import NodeWithScore
 
 from guard import Decision
+from guard_llama_index.suspects import record_of
 
 
 class GuardDecisionEvent(BaseEvent):
     """A query was judged.
 
     Attributes:
-        decision: the record, `guard.Decision.to_dict`: hashes in place of texts.
+        decision: the record, `guard.Decision.to_dict`: hashes in place of texts. And the ids of
+            nodes that speak to the judge, ``suspect_nodes``; of a guarded citation engine's nodes
+            those of its pieces.
         question: the question; ``None`` unless texts were asked for.
         contexts: the passages; ``None`` unless texts were asked for.
     """
@@ -26,9 +31,11 @@ class GuardDecisionEvent(BaseEvent):
         return "GuardDecisionEvent"
 
     @classmethod
-    def of(cls, decision: Decision, *, texts: bool) -> "GuardDecisionEvent":
-        """The event of one decision."""
-        record = decision.to_dict()
+    def of(
+        cls, decision: Decision, *, texts: bool, nodes: Sequence[NodeWithScore] = ()
+    ) -> "GuardDecisionEvent":
+        """The event of one decision, on these nodes."""
+        record = record_of(decision, nodes)
         if not texts:
             return cls(decision=record)
         query = decision.query

@@ -156,19 +156,20 @@ class Judging:
         """The language of a query's messages."""
         return self.lang(query) if callable(self.lang) else self.lang
 
-    def tell(self, decision: Decision) -> Decision:
-        """Puts a decision on the dispatcher."""
-        dispatcher.event(GuardDecisionEvent.of(decision, texts=self.texts_in_events))
+    def tell(self, decision: Decision, nodes: Sequence[NodeWithScore]) -> Decision:
+        """Puts a decision on nodes on the dispatcher."""
+        event = GuardDecisionEvent.of(decision, texts=self.texts_in_events, nodes=nodes)
+        dispatcher.event(event)
         return decision
 
     @contextmanager
-    def telling(self) -> Generator[None]:
+    def telling(self, nodes: Sequence[NodeWithScore]) -> Generator[None]:
         """Puts the decision of a query that was not measured there too, if the policy raises."""
         try:
             yield
         except JudgeError as error:
             if isinstance(error.decision, Decision):
-                self.tell(error.decision)
+                self.tell(error.decision, nodes)
             raise
 
 
@@ -199,7 +200,7 @@ def _require_clarifier(clarifier: object) -> None:
 
 @dispatcher.span
 def _decide(judging: Judging, asked: Asked) -> Decision:
-    with judging.telling():
+    with judging.telling(asked.nodes):
         decision = judging.gate.unobserved().check(
             asked.query.query_str,
             texts_of(asked.nodes),
@@ -207,12 +208,12 @@ def _decide(judging: Judging, asked: Asked) -> Decision:
             lang=judging.language(asked.query),
             mode=asked.mode,
         )
-    return judging.tell(decision)
+    return judging.tell(decision, asked.nodes)
 
 
 @dispatcher.span
 async def _adecide(judging: Judging, asked: Asked) -> Decision:
-    with judging.telling():
+    with judging.telling(asked.nodes):
         decision = await judging.gate.unobserved().acheck(
             asked.query.query_str,
             texts_of(asked.nodes),
@@ -220,4 +221,4 @@ async def _adecide(judging: Judging, asked: Asked) -> Decision:
             lang=judging.language(asked.query),
             mode=asked.mode,
         )
-    return judging.tell(decision)
+    return judging.tell(decision, asked.nodes)

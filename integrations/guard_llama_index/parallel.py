@@ -16,7 +16,7 @@ from llama_index.core.base.response import schema
 
 from guard import Decision
 from guard.loop import shared_loop
-from guard_llama_index.responses import Response, recorded
+from guard_llama_index.responses import Nodes, Response, recorded
 
 T = TypeVar("T")
 
@@ -32,19 +32,22 @@ _UNWINDING = 1.0
 
 
 async def answered_in_parallel(
-    decide: Coroutine[Any, Any, Decision], write: Coroutine[Any, Any, Response]
+    decide: Coroutine[Any, Any, Decision],
+    write: Coroutine[Any, Any, Response],
+    judged: Callable[[Decision], Nodes],
 ) -> Response | Decision:
     """The answer if the decision lets it pass; else the decision.
 
     Args:
         decide: the judgement.
         write: the answer; what it streams is held back until the verdict.
+        judged: the nodes that a decision is on, for the record.
     """
     writing = asyncio.create_task(_begun(write))
     try:
         decision = await decide
         if decision.passes:
-            return recorded(await writing, decision)
+            return recorded(await writing, decision, judged(decision))
     except BaseException:
         await _dropped(writing, write)
         raise

@@ -12,6 +12,7 @@ from guard import ConfigError, Decision, Gate, GuardError
 from guard_llama_index.clarifier import Clarifier
 from guard_llama_index.judging import Judging, Lang
 from guard_llama_index.responses import Nodes, told
+from guard_llama_index.suspects import require_droppable, without_suspects
 
 
 class ContextsInsufficient(GuardError):
@@ -39,7 +40,7 @@ def response_of(error: ContextsInsufficient) -> schema.Response:
 
 
 class GuardPostprocessor(BaseNodePostprocessor):
-    """Lets nodes through, unchanged, if they suffice; else raises `ContextsInsufficient`.
+    """Lets nodes through if they suffice; else raises `ContextsInsufficient`.
 
         pipeline = [reranker, GuardPostprocessor(gate)]  # last: what it judges is what is shown
         try:
@@ -59,15 +60,19 @@ class GuardPostprocessor(BaseNodePostprocessor):
         lang: the language (BCP 47) of messages, or a function that tells it of a query.
         texts_in_events: whether `GuardDecisionEvent` carries question and passages.
         clarifier: writes the question to ask back; ``None`` = the policy's fixed message.
+        drop_suspects: whether those that speak to the judge are left out of what is let through:
+            the rest was judged, and suffices.
 
     Raises:
-        ConfigError: ``gate`` is not a gate; or nodes come without a question.
+        ConfigError: ``gate`` is not a gate, or looks for no suspects where they are to be left out;
+            or nodes come without a question.
         ContextsInsufficient: the nodes do not suffice, and the policy is enforced.
         JudgeError: a query could not be measured, and the policy says ``raise``.
     """
 
     # Private: LlamaIndex writes a component's fields into its JSON, and a gate holds a key.
     _judging: Judging = PrivateAttr()
+    _drop_suspects: bool = PrivateAttr()
 
     def __init__(
         self,
@@ -76,9 +81,12 @@ class GuardPostprocessor(BaseNodePostprocessor):
         lang: Lang = None,
         texts_in_events: bool = False,
         clarifier: Clarifier | None = None,
+        drop_suspects: bool = False,
     ) -> None:
         super().__init__()
         self._judging = Judging(gate, lang, texts_in_events, clarifier)
+        require_droppable(gate, drop_suspects)
+        self._drop_suspects = drop_suspects
 
     @classmethod
     def class_name(cls) -> str:
@@ -91,12 +99,17 @@ class GuardPostprocessor(BaseNodePostprocessor):
         return self._judging.gate
 
     def _postprocess_nodes(self, nodes: Nodes, query_bundle: QueryBundle | None = None) -> Nodes:
-        return _passed(self._judging.judge(_asked(query_bundle), nodes), nodes)
+        return self._passed(self._judging.judge(_asked(query_bundle), nodes), nodes)
 
     async def _apostprocess_nodes(
         self, nodes: Nodes, query_bundle: QueryBundle | None = None
     ) -> Nodes:
-        return _passed(await self._judging.ajudge(_asked(query_bundle), nodes), nodes)
+        return self._passed(await self._judging.ajudge(_asked(query_bundle), nodes), nodes)
+
+    def _passed(self, decision: Decision, nodes: Nodes) -> Nodes:
+        if not decision.passes:
+            raise ContextsInsufficient(decision, nodes)
+        return without_suspects(decision, nodes) if self._drop_suspects else nodes
 
 
 def require_unjudged(engine: object) -> None:
@@ -112,9 +125,3 @@ def _asked(query: QueryBundle | None) -> QueryBundle:
         hint = "Call postprocess_nodes(nodes, query_str=question)."
         raise ConfigError("Nodes cannot be judged without the question.", hint=hint)
     return query
-
-
-def _passed(decision: Decision, nodes: Nodes) -> Nodes:
-    if not decision.passes:
-        raise ContextsInsufficient(decision, nodes)
-    return nodes

@@ -63,6 +63,8 @@ class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
         texts_in_events: whether `GuardDecisionEvent` carries question and passages.
         clarifier: writes the question to ask back; ``None`` = the policy's fixed message.
         share_prefix: whether the answer prompt begins with the judge's; see `GuardedSynthesizer`.
+        drop_suspects: whether an answer is written without the nodes that speak to the judge; see
+            `GuardedSynthesizer`.
 
     Raises:
         ConfigError: ``engine`` cannot be guarded or ``gate`` is not a gate; or a query is blank.
@@ -81,10 +83,12 @@ class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
         texts_in_events: bool = False,
         clarifier: Clarifier | None = None,
         share_prefix: bool = False,
+        drop_suspects: bool = False,
     ) -> None:
         _require_guardable(engine)
         _require_flag(streaming)
-        self._answering = Answering(Judging(gate, lang, texts_in_events, clarifier), mode)
+        judging = Judging(gate, lang, texts_in_events, clarifier)
+        self._answering = Answering(judging, mode, drop_suspects)
         self._answering.require_fitting(engine)
         _require_retriever(retry_retrieval)
         self._engine, self._streaming, self._more = engine, streaming, retry_retrieval
@@ -93,6 +97,9 @@ class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
         if share_prefix and self._split is not None:
             why = f"{type(engine).__name__} splits its nodes, so that no prefix can be shared."
             raise ConfigError(why, hint="Leave share_prefix out.")
+        if drop_suspects and self._split is not None:
+            why = f"{type(engine).__name__} splits its nodes: a part of one cannot be dropped."
+            raise ConfigError(why, hint="Leave drop_suspects out.")
         self._prompt = prompt_of(gate, engine, mode) if share_prefix else None
         super().__init__(callback_manager=engine.callback_manager)
 
@@ -126,6 +133,7 @@ class GuardedQueryEngine(DeepPrompts, BaseQueryEngine):
             texts_in_events=judging.texts_in_events,
             clarifier=judging.clarifier,
             share_prefix=self._prompt is not None,
+            drop_suspects=self._answering.drop_suspects,
         )
 
     def retrieve(self, query_bundle: QueryBundle) -> Nodes:

@@ -9,6 +9,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore
 from llama_index.core.types import RESPONSE_TEXT_TYPE
 
 from guard import Decision
+from guard_llama_index.suspects import record_of
 
 Nodes = list[NodeWithScore]
 Response = schema.RESPONSE_TYPE
@@ -21,17 +22,24 @@ def texts_of(nodes: Sequence[NodeWithScore]) -> list[str]:
     return [each.node.get_content(metadata_mode=MetadataMode.LLM) for each in nodes]
 
 
-def recorded(response: Response, decision: Decision, first: Decision | None = None) -> Response:
+def recorded(
+    response: Response,
+    decision: Decision,
+    judged: Sequence[NodeWithScore],
+    first: Decision | None = None,
+) -> Response:
     """``response`` with the decision's record in its metadata, under ``guard``.
 
     Args:
         response: the answer, or a message in its place.
         decision: the one that it follows from.
-        first: the one before more was retrieved; the record holds it under ``first``.
+        judged: the nodes that it is on.
+        first: the one before more was retrieved, on the first of these nodes; the record holds it
+            under ``first``.
     """
-    record = decision.to_dict()
+    record = record_of(decision, judged)
     if first is not None:
-        record["first"] = first.to_dict()
+        record["first"] = record_of(first, judged)
     response.metadata = {**(response.metadata or {}), "guard": record}
     return response
 
@@ -42,6 +50,7 @@ def told(
     *,
     streams: bool,
     awaited: bool,
+    judged: Sequence[NodeWithScore] | None = None,
     first: Decision | None = None,
 ) -> Response:
     """The policy's message in place of an answer, as the type that the caller expects.
@@ -51,6 +60,7 @@ def told(
         sources: what was found; kept on every route.
         streams: whether the caller expects tokens.
         awaited: whether it awaits them.
+        judged: the nodes that the decision is on; ``None`` = the first of these.
         first: the decision before more was retrieved.
     """
     message = decision.message or ""
@@ -61,7 +71,7 @@ def told(
         response = schema.StreamingResponse(token for token in [message])
     response.source_nodes = list(sources)
     response.metadata = {each.node.node_id: each.node.metadata for each in sources}
-    return recorded(response, decision, first)
+    return recorded(response, decision, sources if judged is None else judged, first)
 
 
 def text_of(response: Response) -> RESPONSE_TEXT_TYPE:

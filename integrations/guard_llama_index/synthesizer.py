@@ -40,6 +40,8 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
         share_prefix: whether the answer prompt begins with the judge's, byte for byte, so that the
             provider reads the passages once. The model that answers must be the one that judges,
             and the synthesizer must have `ANSWER_TEMPLATE` as its ``text_qa_template``.
+        drop_suspects: whether an answer is written without the nodes that speak to the judge, and
+            they are no sources of it: the rest was judged, and suffices. Only in ``"before"``.
 
     Raises:
         ConfigError: ``synthesizer`` cannot be guarded, ``gate`` is not a gate, or its judge has no
@@ -57,10 +59,12 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
         texts_in_events: bool = False,
         clarifier: Clarifier | None = None,
         share_prefix: bool = False,
+        drop_suspects: bool = False,
     ) -> None:
         require_writer(synthesizer)
         self._inner = synthesizer
-        self._answering = Answering(Judging(gate, lang, texts_in_events, clarifier), mode)
+        judging = Judging(gate, lang, texts_in_events, clarifier)
+        self._answering = Answering(judging, mode, drop_suspects)
         self._answering.require_fitting(synthesizer)
         self._prompt = prompt_of(gate, synthesizer, mode) if share_prefix else None
 
@@ -118,21 +122,23 @@ class GuardedSynthesizer(DeepPrompts, BaseSynthesizer):
         self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
     ) -> RESPONSE_TEXT_TYPE:
         """The inner synthesizer's answer if the texts suffice, else the policy's message."""
-        judging = self._answering.judging
-        decision = judging.judge(QueryBundle(query_str), _nodes(text_chunks))
+        judging, nodes = self._answering.judging, _nodes(text_chunks)
+        decision = judging.judge(QueryBundle(query_str), nodes)
         if decision.passes:
-            return self._inner.get_response(query_str, text_chunks, **response_kwargs)
-        return text_of(told(decision, (), streams=self._streaming, awaited=False))
+            chunks = self._answering.left(decision, text_chunks)
+            return self._inner.get_response(query_str, chunks, **response_kwargs)
+        return text_of(told(decision, nodes, streams=self._streaming, awaited=False))
 
     async def aget_response(
         self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any
     ) -> RESPONSE_TEXT_TYPE:
         """As `get_response`."""
-        judging = self._answering.judging
-        decision = await judging.ajudge(QueryBundle(query_str), _nodes(text_chunks))
+        judging, nodes = self._answering.judging, _nodes(text_chunks)
+        decision = await judging.ajudge(QueryBundle(query_str), nodes)
         if decision.passes:
-            return await self._inner.aget_response(query_str, text_chunks, **response_kwargs)
-        return text_of(told(decision, (), streams=self._streaming, awaited=True))
+            chunks = self._answering.left(decision, text_chunks)
+            return await self._inner.aget_response(query_str, chunks, **response_kwargs)
+        return text_of(told(decision, nodes, streams=self._streaming, awaited=True))
 
     def _writer(
         self,

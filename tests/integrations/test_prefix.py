@@ -23,7 +23,7 @@ from llama_index_instrumentation import get_dispatcher
 from openai import AsyncOpenAI, OpenAI
 from wire import Answer, Request, Script, WireServer, chat, token, verdict
 
-from guard import ConfigError, Gate, Policy, Prompt, Thresholds
+from guard import ConfigError, Gate, Policy, Prompt, Thresholds, Windows
 from guard.judges import ChatJudge
 from guard.judges.embedded import weights
 from guard.prompt import EVIDENCE_TEMPLATE, SWAPPED_TEMPLATE
@@ -190,7 +190,8 @@ def test_what_passes_unjudged_is_written_without_it(wire: Wire, policy: Policy) 
     prompt = Prompt(max_context_chars=5)
     judge = ChatJudge(client, model="m", prompt=prompt, close_clients=True)
     clients = Clients(server.url)
-    response = clients.ask(engine_of(clients.llm, Gate(judge, policy), "engine"), awaited=False)
+    gate = Gate(judge, policy, windows=Windows(1))
+    response = clients.ask(engine_of(clients.llm, gate, "engine"), awaited=False)
     judge.close()
     assert str(response) == "1807" and response.metadata["guard"]["probability"] is None
 

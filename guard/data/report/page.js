@@ -576,6 +576,7 @@
   byId("subtitle").append(said(data.subtitle));
   byId("alerts").append(...data.alerts.map((each) => paragraph(each, "alert")));
   byId("headline").append(...data.headline.map((each, at) => paragraph(each, at ? "" : "headline")));
+  if (data.asked_back) byId("asked-back").append(table(data.asked_back));
   byId("definitions").append(...data.definitions.flatMap(([term, meaning]) => [html("dt", {}, term), html("dd", {}, meaning)]));
   byId("next").append(html("strong", {}, "Next: "), said(data.next));
   byId("certificate").append(...data.certificate.map((each) => paragraph(each)));
