@@ -18,11 +18,11 @@ from guard.cache import Cache, cache_key, keepable
 from guard.decision import Decision, Mode, Reason, Route
 from guard.errors import ConfigError, JudgeError, ProfileMismatch, StaleProfile, Tried
 from guard.flow import arun, run
-from guard.judge import Judge, Profiled
+from guard.judge import Fitted, Judge, Profiled
 from guard.limit import Limit
 from guard.measurement import Measurement, Notes
 from guard.observer import Observer
-from guard.policy import Policy
+from guard.policy import DEFAULT_THRESHOLDS, Policy
 from guard.price import Price
 from guard.profile import Probability, Profile
 from guard.query import Query
@@ -135,7 +135,8 @@ class Gate:
         profile: the judge's calibrator and thresholds, which beat the policy's. It goes stale by
             itself: where a verdict's judge, signal, served model, backend or language is not what
             it was fitted to, neither is applied, and ``policy.on_stale`` decides. Chains have a
-            profile on each link instead.
+            profile on each link instead. ``None`` = the judge's own, if it brings one
+            (`guard.judge.Fitted`) and the policy's thresholds were not set.
         price: of the judge's tokens, for the record.
         observers: are told of every decision, e.g. a `guard.audit.AuditLog`; those that are
             watchers as well (`guard.watch.Watcher`), e.g. a `guard.trace.Trace`, see each query
@@ -172,7 +173,7 @@ class Gate:
         _require_cache(cache)
         self.cache = cache
         self.deployment = deployment
-        self.profile = profile
+        self.profile = self._own_profile() if profile is None else profile
         self.price = price
         self.observers = _observers(observers)
         self._watchers = tuple(one for one in self.observers if isinstance(one, Watcher))
@@ -186,6 +187,11 @@ class Gate:
         self._mismatch = self._require_profile()
         if price is not None:
             require_instance("price", price, Price)
+
+    def _own_profile(self) -> Profile | None:
+        """The judge's own, where nobody has set thresholds."""
+        is_unset = self.policy.thresholds is DEFAULT_THRESHOLDS
+        return self.judge.default_profile if is_unset and isinstance(self.judge, Fitted) else None
 
     def _require_profile(self) -> str | None:
         """In a clause, why no verdict will fit the profile, where the policy allows for that."""

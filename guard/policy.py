@@ -138,7 +138,8 @@ class Policy:
     """What a deployment does with what was, or was not, measured.
 
     Attributes:
-        thresholds: the two cut-offs; a profile has its own, which beat them.
+        thresholds: the two cut-offs; a profile has its own, which beat them. Where they are not
+            set, so has a judge that brings a profile (`guard.judge.Fitted`).
         on_unmeasured: a route or ``"raise"`` for queries that could not be measured; or one for
             each kind (`guard.errors.UNMEASURED_KINDS`), with ``default`` for the rest
             (``"refuse"`` unless given). Such a decision has no probability, whatever its route.

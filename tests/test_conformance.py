@@ -12,7 +12,7 @@ from wire import Answer, WireServer, chat, verdict
 
 from guard import Judge, JudgeUnavailable, Query, Verdict
 from guard.judges import ChatJudge, DecisionsJudge, GgufJudge, SystemOneJudge
-from guard.judges.embedded import weights
+from local_model import weights
 from guard.judges.rated import NAMES
 from guard.testing import JudgeConformance, ScriptedJudge
 from guard.worker import shared_workers

@@ -10,7 +10,7 @@ import pytest
 
 from guard import ConfigError, Gate, JudgeRejected, Policy, Query, Reason, Unmeasured
 from guard.judges import GgufJudge, from_name
-from guard.judges.embedded import weights
+from local_model import weights
 
 pytestmark = pytest.mark.local
 QUERY = Query.of("When did the bridge open?", ["The bridge opened in 1932."])

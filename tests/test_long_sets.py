@@ -26,7 +26,7 @@ from guard import (
 )
 from guard.cut import CutPrompt, Cuts, least_tokens, require_uncut
 from guard.judges import ChatJudge, DecisionsJudge, GgufJudge, SampledJudge
-from guard.judges.embedded import weights
+from local_model import weights
 from guard.prompt import DEFAULT_PROMPT
 
 Wire = Callable[[Script], WireServer]

@@ -26,7 +26,7 @@ from guard import (
     Verdict,
 )
 from guard.judges import SystemOneJudge, close, from_name
-from guard.judges.embedded import weights
+from local_model import weights
 from guard.judges.gguf import load_server
 from guard.judges.rated import NAMES
 from guard.prompt import SUFFICIENT, UNDERSPECIFIED, Prompt

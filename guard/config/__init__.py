@@ -90,7 +90,7 @@ def load_gate(
         chain = [replace(each, profile=None) for each in chain]
     settled = chain[0]
     policy = _policy(settled)
-    judge, profile = judge_of(chain, environ if asks else None)
+    judge, profile = judge_of(chain, environ if asks else None, brought=profiles)
     return Gate(
         judge,
         policy,

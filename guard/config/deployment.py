@@ -365,8 +365,8 @@ _PARTS: tuple[tuple[tuple[str, ...], Callable[[Deployment], object]], ...] = (
 
 
 _HTTP = ("openai", "azure", "decisions", "systemone", "samples")
-_READING = (*_HTTP, "gguf", "embedded")
-"""Judges that read a prompt; a script reads nothing."""
+_READING = (*_HTTP, "gguf")
+"""Judges that read a prompt; a script reads nothing, and an encoder reads the texts alone."""
 
 SUITED: Mapping[str, tuple[str, ...]] = {
     "model_family": ("openai", "azure", "samples"),
@@ -376,7 +376,7 @@ SUITED: Mapping[str, tuple[str, ...]] = {
     "both_orders": ("openai", "azure"),
     "breaker_failures": _HTTP,
     "breaker_seconds": _HTTP,
-    "min_mass": ("openai", "azure", "samples", "gguf", "embedded"),
+    "min_mass": ("openai", "azure", "samples", "gguf"),
     "max_context_chars": _READING,
     "labels": _READING,
 }

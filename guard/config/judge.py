@@ -12,7 +12,7 @@ from guard.config.layers import Settled
 from guard.config.profile import profile_of, require_for
 from guard.config.toml import dotted
 from guard.errors import ConfigError
-from guard.judge import Judge
+from guard.judge import Fitted, Judge
 from guard.judges.several import Chain, Link
 from guard.posterior import posterior
 from guard.profile import Profile
@@ -21,16 +21,18 @@ from guard.providers import OPENAI, provider_of
 NO_KEY = "none: nothing is asked"
 # These run in this process, so a key that the file names for another judge is not asked for.
 _LOCAL_JUDGES = ("embedded", "gguf", "scripted")
+_BRINGS_THRESHOLDS = "embedded"
 
 
 def judge_of(
-    chain: Sequence[Settled], environ: Mapping[str, str] | None
+    chain: Sequence[Settled], environ: Mapping[str, str] | None, *, brought: bool = True
 ) -> tuple[Judge, Profile | None]:
     """The judge of the first deployment, with those of its fallbacks behind it, and its profile.
 
     A fallback brings its judge and its thresholds, or its profile; everything else is the first
     one's. The judge of several has all profiles itself. ``environ`` holds the keys; ``None`` =
-    nothing will be asked.
+    nothing will be asked. ``brought``: a judge for which no thresholds are set is routed by those
+    that it brings, if it does (`guard.judge.Fitted`).
     """
     first, *others = chain
     for settled in chain:
@@ -41,6 +43,8 @@ def judge_of(
     for settled, profile in zip(chain, profiles, strict=True):
         _require_reach(settled, profile)
     links = [Link(_judge(one, environ), own) for one, own in zip(chain, profiles, strict=True)]
+    if brought:
+        links = [_with_brought(*each) for each in zip(chain, links, strict=True)]
     # With on_stale, what a profile for another judge leads to is the gate's to say.
     checked = first.deployment.on_stale is None
     if checked:
@@ -51,6 +55,13 @@ def judge_of(
     later = zip(links[1:], own, strict=True)
     behind = [Link(link.judge, link.profile or cuts) for link, cuts in later]
     return Chain([links[0], *behind], check_profiles=checked), None
+
+
+def _with_brought(settled: Settled, link: Link) -> Link:
+    """The link, with what its judge brings where nothing is set for it."""
+    if link.profile is not None or settled.own.intersection(THRESHOLDS):
+        return link
+    return Link(link.judge, link.judge.default_profile if isinstance(link.judge, Fitted) else None)
 
 
 def _require_own_profiles(chain: Sequence[Settled], links: Sequence[Link]) -> None:
@@ -112,6 +123,8 @@ def _usual_key(judge: str, base_url: str | None) -> str | None:
 
 def _require_thresholds(settled: Settled) -> None:
     """Raises unless a fallback has thresholds, or a profile, that were set for its own judge."""
+    if settled.deployment.judge == _BRINGS_THRESHOLDS:
+        return
     for key in THRESHOLDS if settled.deployment.profile is None else ("profile",):
         if key in settled.own:
             continue

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from guard.judges.chat import ChatJudge
     from guard.judges.decisions import DecisionsJudge
+    from guard.judges.embedded import EmbeddedJudge
     from guard.judges.gguf import GgufJudge
     from guard.judges.sampled import SampledJudge
     from guard.judges.several import Chain, Link, Mean
@@ -33,6 +34,7 @@ __all__ = [
     "Chain",
     "ChatJudge",
     "DecisionsJudge",
+    "EmbeddedJudge",
     "GgufJudge",
     "JudgeOptions",
     "Link",
@@ -50,6 +52,7 @@ _HOMES = {
     "Chain": "several",
     "ChatJudge": "chat",
     "DecisionsJudge": "decisions",
+    "EmbeddedJudge": "embedded",
     "GgufJudge": "gguf",
     "Link": "several",
     "Mean": "several",
@@ -400,9 +403,9 @@ def _gguf(path: str, options: JudgeOptions) -> Judge:
 def _embedded(argument: str, options: JudgeOptions) -> Judge:
     if argument:
         raise ConfigError("The judge 'embedded' takes nothing after its name.")
-    from guard.judges.embedded import embedded_judge
+    from guard.judges.embedded import EmbeddedJudge
 
-    return embedded_judge(prompt=options.prompt, min_mass=options.min_mass)
+    return EmbeddedJudge()
 
 
 def _scripted(argument: str, options: JudgeOptions) -> Judge:

@@ -23,7 +23,7 @@ from guard.errors import (
     UnmeasuredKind,
 )
 from guard.flow import arun, run
-from guard.judge import Judge
+from guard.judge import Fitted, Judge
 from guard.judges import close
 from guard.loop import shared_loop
 from guard.odds import expit, logit
@@ -43,11 +43,18 @@ class Link:
     Attributes:
         judge: asked when all before it gave no verdict.
         profile: the thresholds for this judge; ``None`` = for the first judge those of the gate's
-            policy, for one with the same fingerprint whichever are the first one's.
+            policy, for one with the same fingerprint whichever are the first one's, and for any
+            other those that it brings (`guard.judge.Fitted`).
     """
 
     judge: Judge
     profile: Profile | None = None
+
+
+def _with_brought(link: Link) -> Link:
+    if link.profile is None and isinstance(link.judge, Fitted):
+        return Link(link.judge, link.judge.default_profile)
+    return link
 
 
 class _Ask(NamedTuple):
@@ -91,7 +98,8 @@ class Chain:
     cancellable = True
 
     def __init__(self, links: Sequence[Link | Judge], *, check_profiles: bool = True) -> None:
-        self.links = tuple(each if isinstance(each, Link) else Link(each) for each in links)
+        each = [one if isinstance(one, Link) else Link(one) for one in links]
+        self.links = (*each[:1], *map(_with_brought, each[1:]))
         _require_links(self.links)
         if check_profiles:
             _require_own_profiles(self.links)

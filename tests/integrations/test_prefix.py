@@ -25,7 +25,7 @@ from wire import Answer, Request, Script, WireServer, chat, token, verdict
 
 from guard import ConfigError, Gate, Policy, Prompt, Thresholds, Windows
 from guard.judges import ChatJudge
-from guard.judges.embedded import weights
+from local_model import weights
 from guard.prompt import EVIDENCE_TEMPLATE, SWAPPED_TEMPLATE
 from guard.testing import ScriptedJudge
 from guard_llama_index import ANSWER_TEMPLATE, GuardedQueryEngine, GuardedSynthesizer
