@@ -5,10 +5,14 @@
 It is trained on exactly this, so that ``training/`` uses this module too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from guard._extras import require_extra
+
+# The Latin letters of Unicode, but for those that only phoneticians and typesetters use.
+_LATIN = ((0x0041, 0x024F), (0x1E00, 0x1EFF))
+
 
 class Tokens(NamedTuple):
     """One input: its tokens' numbers, and for each 0 (question) or 1 (passages)."""
@@ -30,9 +34,7 @@ class _Tokenizer(Protocol):
     def no_padding(self) -> None: ...
     def no_truncation(self) -> None: ...
     def token_to_id(self, token: str) -> int | None: ...
-    def encode_batch(
-        self, texts: Sequence[str], *, add_special_tokens: bool
-    ) -> list[_Encoded]: ...
+    def encode(self, text: str, *, add_special_tokens: bool) -> _Encoded: ...
 
 
 class Encoding:
@@ -43,7 +45,7 @@ class Encoding:
 
     Raises:
         ConfigError: the extra ``embedded`` is not installed.
-        ValueError: the text is no such description, or has no ``[CLS]`` and ``[SEP]``.
+        ValueError: the text is no such description, or lacks ``[CLS]``, ``[SEP]`` or ``[UNK]``.
     """
 
     def __init__(self, description: str) -> None:
@@ -56,7 +58,8 @@ class Encoding:
         self._tokenizer.no_truncation()
         # A passage that says "[SEP]" says five letters: it cannot pass for two passages.
         self._tokenizer.encode_special_tokens = True
-        self._first, self._between = (self._number_of(token) for token in ("[CLS]", "[SEP]"))
+        self._first, self._between = self._number_of("[CLS]"), self._number_of("[SEP]")
+        self._unknown = self._number_of("[UNK]")
 
     def _number_of(self, token: str) -> int:
         number = self._tokenizer.token_to_id(token)
@@ -66,13 +69,19 @@ class Encoding:
 
     def encode(self, question: str, contexts: Sequence[str]) -> Tokens:
         """One input, as long as it comes."""
-        first, *rest = self.pieces([question, *contexts])
-        return self.joined(first, rest)
+        return self.joined(self.piece(question), [self.piece(text) for text in contexts])
 
-    def pieces(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text, without those that stand between texts."""
-        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [each.ids for each in found]
+    def piece(self, text: str) -> list[int]:
+        """The tokens of a text, without those that stand between texts.
+
+        Lone surrogates (halves of UTF-16 pairs, as in badly decoded files) are read as "?".
+        """
+        # Not ``encode_batch``: it encodes on threads, which a forked child would not have.
+        return self._tokenizer.encode(_sound(text), add_special_tokens=False).ids
+
+    def reads(self, piece: Iterable[int]) -> bool:
+        """Whether the vocabulary knows anything of a text."""
+        return any(token != self._unknown for token in piece)
 
     def joined(self, question: Sequence[int], passages: Sequence[Sequence[int]]) -> Tokens:
         """One input from its pieces; those without a token are left out."""
@@ -80,3 +89,14 @@ class Encoding:
         tail = [token for part in passages if part for token in (*part, self._between)]
         return Tokens(head + tail, [0] * len(head) + [1] * len(tail))
 
+
+def is_latin(text: str) -> bool:
+    """Whether most letters are Latin: the model knows those of other scripts one by one, if at all,
+    and what came of them would be noise."""
+    letters = [ord(letter) for letter in text if letter.isalpha()]
+    latin = sum(any(low <= code <= high for low, high in _LATIN) for code in letters)
+    return 2 * latin >= len(letters)
+
+
+def _sound(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")

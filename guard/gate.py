@@ -173,7 +173,8 @@ class Gate:
         _require_cache(cache)
         self.cache = cache
         self.deployment = deployment
-        self.profile = self._own_profile() if profile is None else profile
+        self._is_given = profile is not None
+        self.profile = profile if self._is_given else self._brought_profile()
         self.price = price
         self.observers = _observers(observers)
         self._watchers = tuple(one for one in self.observers if isinstance(one, Watcher))
@@ -188,7 +189,7 @@ class Gate:
         if price is not None:
             require_instance("price", price, Price)
 
-    def _own_profile(self) -> Profile | None:
+    def _brought_profile(self) -> Profile | None:
         """The judge's own, where nobody has set thresholds."""
         is_unset = self.policy.thresholds is DEFAULT_THRESHOLDS
         return self.judge.default_profile if is_unset and isinstance(self.judge, Fitted) else None
@@ -227,6 +228,8 @@ class Gate:
         """The same gate with another policy."""
         gate = copy.copy(self)
         gate.policy = policy
+        if not self._is_given:
+            gate.profile = gate._brought_profile()
         return gate
 
     def with_limit(self, limit: Limit) -> "Gate":

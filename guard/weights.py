@@ -2,16 +2,29 @@
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypedDict, TypeVar
 
-from guard._json import as_int, as_map, as_number, as_text
+from guard._json import as_int, as_list, as_map, as_number, as_text
 from guard.errors import ConfigError
+from guard.odds import expit
+
+N = TypeVar("N", int, float, bool)
+
+AGAIN = (
+    "Install rag-guard again: pip install --force-reinstall --no-deps rag-guard "
+    "(in a clone: git checkout guard/data/embedded)."
+)
+"""What to do about a damaged file."""
 
 MODEL, TOKENIZER, DESCRIPTION = "judge.onnx", "tokenizer.json", "judge.json"
+LABELS = ("False", "True")
+"""What the model's two numbers stand for, in this order."""
+
 _MOST_BYTES = 100_000_000
+_MOST_POSITIONS = 100_000
+_MOST_CHARS = 100
 _MOST_ODDS = 30.0  # Beyond, P(True) would be 0 or 1 to the last bit, which no model knows.
 
 
@@ -46,26 +59,15 @@ class Weights:
         """
         content = _read(folder / DESCRIPTION)
         try:
-            fields = as_map(json.loads(content))
-        except ValueError:
-            fields = {}
-        calibration, hashes = as_map(fields.get("calibration")), as_map(fields.get("sha256"))
-        found = (
-            as_text(fields.get("name")),
-            as_int(fields.get("positions")),
-            as_number(calibration.get("slope")),
-            as_number(calibration.get("intercept")),
-            (as_text(hashes.get(MODEL)), as_text(hashes.get(TOKENIZER))),
-        )
-        name, positions, slope, intercept, (model, tokenizer) = found
-        if not (name and positions and slope and model and tokenizer) or intercept is None:
-            raise _damaged(folder / DESCRIPTION, "it does not describe a judge")
-        digest = hashlib.sha256(content).hexdigest()
-        return cls(folder, name, positions, slope, intercept, (model, tokenizer), digest)
+            fields = _described(content)
+        except ValueError as error:
+            raise _damaged(folder / DESCRIPTION, f"it does not describe a judge, {error}") from None
+        return cls(folder, **fields, digest=hashlib.sha256(content).hexdigest())
 
     def probability(self, odds: float) -> float:
-        """P(True) in (0, 1) from the model's log-odds of True, in nats."""
-        return 1 / (1 + math.exp(-max(-_MOST_ODDS, min(_MOST_ODDS, self.slope * odds + self.intercept))))
+        """P(True) in (0, 1) from the model's log-odds of True, in nats; they are finite."""
+        calibrated = self.slope * odds + self.intercept
+        return expit(max(-_MOST_ODDS, min(_MOST_ODDS, calibrated)))
 
     def read(self) -> tuple[bytes, str]:
         """The model and the description of its tokenizer.
@@ -75,7 +77,58 @@ class Weights:
         """
         files = (self.folder / MODEL, self.folder / TOKENIZER)
         model, tokenizer = (_checked(*pair) for pair in zip(files, self.sha256, strict=True))
-        return model, tokenizer.decode("utf-8")
+        try:
+            return model, tokenizer.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _damaged(files[1], "it is not UTF-8") from error
+
+
+class _Fields(TypedDict):
+    name: str
+    positions: int
+    slope: float
+    intercept: float
+    sha256: tuple[str, str]
+
+
+def _described(content: bytes) -> _Fields:
+    """The fields of a description; raises `ValueError`, in a clause, where one is wrong."""
+    try:
+        fields = as_map(json.loads(content))
+    except (ValueError, RecursionError):
+        raise ValueError("for it is no JSON") from None
+    if tuple(as_list(fields.get("labels"))) != LABELS:
+        raise ValueError(f"for its `labels` are not {' and '.join(LABELS)}")
+    platt, hashes = as_map(fields.get("calibration")), as_map(fields.get("sha256"))
+    slope = _known("calibration.slope", as_number(platt.get("slope")))
+    positions = _known("positions", as_int(fields.get("positions")))
+    # A falling line would read True as False.
+    _require("calibration.slope", slope > 0)
+    _require("positions", 0 < positions <= _MOST_POSITIONS)
+    return {
+        "name": _text("name", fields.get("name")),
+        "positions": positions,
+        "slope": slope,
+        "intercept": _known("calibration.intercept", as_number(platt.get("intercept"))),
+        "sha256": (_text("sha256", hashes.get(MODEL)), _text("sha256", hashes.get(TOKENIZER))),
+    }
+
+
+def _text(field: str, value: object) -> str:
+    text = as_text(value) or ""
+    # It stands in records and errors: one short line.
+    _require(field, 0 < len(text) <= _MOST_CHARS and text.isprintable() and bool(text.strip()))
+    return text
+
+
+def _known(field: str, value: N | None) -> N:
+    if value is None:
+        raise ValueError(f"for its `{field}` is missing or wrong")
+    return value
+
+
+def _require(field: str, is_right: bool) -> None:
+    _known(field, is_right or None)
 
 
 def _checked(file: Path, sha256: str) -> bytes:
@@ -92,7 +145,7 @@ def _read(file: Path) -> bytes:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"The embedded judge's file {str(file)!r} cannot be read ({why}).", hint=_AGAIN
+            f"The embedded judge's file {str(file)!r} cannot be read ({why}).", hint=AGAIN
         ) from error
     if len(content) > _MOST_BYTES:
         raise _damaged(file, f"it has more than {_MOST_BYTES // 1_000_000} MB")
@@ -101,10 +154,4 @@ def _read(file: Path) -> bytes:
 
 def _damaged(file: Path, why: str) -> ConfigError:
     problem = f"The embedded judge's file {str(file)!r} is damaged: {why}."
-    return ConfigError(problem, hint=_AGAIN)
-
-
-_AGAIN = (
-    "Install rag-guard again: pip install --force-reinstall --no-deps rag-guard "
-    "(in a clone: git checkout guard/data/embedded)."
-)
+    return ConfigError(problem, hint=AGAIN)

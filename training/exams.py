@@ -1,32 +1,93 @@
 """Exams: held-out rows by what they measure."""
 
+import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
 
-from data import Row, Split
+from data import ONLY_MEASURED, Row, Split, plain, trainable
 from pairs import MULTI_HOP, Near, Pair, distracted, evidence
 
 OUTSIDE = ("nomiracl_en", "wikiqa_test", "fitzgov", "ada_lovelace")
-"""Sets that no row is trained on."""
+"""Sets that no row is trained on, and that are looked at while training."""
+CALIBRATED_ON = ("squad2", "near_single", "cut_single", "among_four", "multi_hop")
+"""Exams whose calibration half the shipped judge is calibrated on, all alike."""
+LONG = 40
+"""Passages in a long set."""
+MOST_LONG = 120
+"""So many long pairs are built at most; each takes seconds to judge."""
 _SPANS = ("squad1_", "nq_", "qed_", "quoref_", "covidqa", "boolq_")
+_ADVERSARIAL = "squad2_devhalf"
+_CALIBRATING_ARTICLES = 1 / 3  # Of the few held-out ones of SQuAD 2; more are needed to measure.
+
+Half = Literal["calibration", "exam"]
 
 
-def exams(sets: dict[str, list[Row]], split: Split, *, seed: int = 0) -> dict[str, list[Row]]:
-    """Held-out rows by name of the exam, each exam in an order drawn by ``seed``."""
-    held = [row for rows in sets.values() for row in rows if _english(row) and split.holds_out(row)]
+class Halves:
+    """Held-out families in two: some to calibrate on, the others to measure on.
+
+    A family (`data.Split.family`) is in one as a whole, by a lot that hangs on its name alone. Of
+    the few articles of SQuAD 2, a third calibrates.
+    """
+
+    def __init__(self, sets: Mapping[str, list[Row]], split: Split) -> None:
+        self._split = split
+        held = {split.family(row) for row in sets.get(_ADVERSARIAL, ()) if split.holds_out(row)}
+        drawn = sorted(held, key=_lot)
+        self._calibrating = {*drawn[: round(len(drawn) * _CALIBRATING_ARTICLES)]}
+        self._measuring = {*drawn} - self._calibrating
+
+    def of(self, row: Row) -> Half:
+        """The half of a held-out row."""
+        family = self._split.family(row)
+        if family in self._calibrating:
+            return "calibration"
+        if family in self._measuring:
+            return "exam"
+        return "calibration" if _lot(family) < 0.5 else "exam"
+
+
+def _lot(name: str) -> float:
+    digest = hashlib.sha256(f"half:{name}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def exams(
+    sets: dict[str, list[Row]], split: Split, *, seed: int = 0, half: Half | None = None
+) -> dict[str, list[Row]]:
+    """Held-out rows by name of the exam, each exam in an order drawn by ``seed``.
+
+    Args:
+        half: which of the held-out rows; ``None`` = all. The exam half is without rows of which a
+            passage may have been seen in training; sets that nothing is trained on belong to it as
+            a whole.
+    """
+    held = _held(sets, split, half)
     found = {
-        "squad2": [row for row in held if row.origin == "squad2_devhalf"],
+        "squad2": [row for row in held if row.origin == _ADVERSARIAL],
         "near_single": _single(held, "near"),
         "cut_single": _single(held, "cut"),
-        "among_four": _among_four(held, random.Random(seed)),
+        "among_four": _among(held, random.Random(seed), 5),
         "multi_hop": [row for row in held if row.origin in MULTI_HOP],
         "selqa": [row for row in held if row.origin == "selqa_ass"],
         "qnli": [row for row in held if row.origin == "qnli_dev"],
-        **{name: list(sets[name]) for name in OUTSIDE if name in sets},
     }
-    for rows in found.values():
-        random.Random(seed).shuffle(rows)
-    return found
+    if half != "calibration":
+        found |= {name: list(sets[name]) for name in OUTSIDE if name in sets}
+    return _shuffled(found, seed)
+
+
+def examination(sets: dict[str, list[Row]], split: Split, *, seed: int = 0) -> dict[str, list[Row]]:
+    """Everything that the finished judge is measured on: `exams` of the exam half, and more."""
+    held, rng = _held(sets, split, "exam"), random.Random(seed)
+    more = {
+        "two_needed": _two_needed(held),
+        "among_two": _among(held, rng, 3),
+        "among_39": _long(held, rng),
+        **{name: list(rows) for name, rows in sets.items() if name.startswith(ONLY_MEASURED)},
+    }
+    return exams(sets, split, seed=seed, half="exam") | _shuffled(more, seed)
 
 
 def few(rows: Sequence[Row], count: int) -> list[Row]:
@@ -34,6 +95,50 @@ def few(rows: Sequence[Row], count: int) -> list[Row]:
     good = [row for row in rows if row.sufficient]
     bad = [row for row in rows if not row.sufficient]
     return [*good[:count], *bad[:count]]
+
+
+def as_many(rows: Sequence[Row], most: int) -> list[Row]:
+    """As many sufficient rows as others, at most ``most`` of each."""
+    good = sum(row.sufficient for row in rows)
+    return few(rows, min(most, good, len(rows) - good))
+
+
+def _held(sets: dict[str, list[Row]], split: Split, half: Half | None) -> list[Row]:
+    halves = Halves(sets, split)
+    every = (row for rows in sets.values() for row in rows if _english(row))
+    held = [row for row in every if split.holds_out(row)]
+    if half is None:
+        return held
+    chosen = [row for row in held if halves.of(row) == half]
+    return chosen if half == "calibration" else _unseen(chosen, sets, split)
+
+
+def _unseen(held: list[Row], sets: dict[str, list[Row]], split: Split) -> list[Row]:
+    """Rows of which no passage stands in a row that may be trained on.
+
+    Families share questions and titles. Where a set has no titles, a passage that is held out with
+    its question may stand as another question's passage in a row that is not.
+    """
+    own = {_spelt(text) for row in held for text in row.contexts}
+    trained = (row for rows in sets.values() for row in rows if row.lang == "en")
+    seen = {
+        spelt
+        for row in trained
+        if trainable(row) and not split.holds_out(row)
+        for text in row.contexts
+        if (spelt := _spelt(text)) in own
+    }
+    return [row for row in held if not any(_spelt(text) in seen for text in row.contexts)]
+
+
+def _spelt(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _shuffled(found: dict[str, list[Row]], seed: int) -> dict[str, list[Row]]:
+    for rows in found.values():
+        random.Random(seed).shuffle(rows)
+    return found
 
 
 def _english(row: Row) -> bool:
@@ -51,11 +156,45 @@ def _single(held: Sequence[Row], kind: str) -> list[Row]:
     ]
 
 
-def _among_four(held: Sequence[Row], rng: random.Random) -> list[Row]:
-    rows = evidence(held)
-    near = {name: Near([r for r in held if r.origin == name]) for name in {r.origin for r in rows}}
+def _among(held: Sequence[Row], rng: random.Random, passages: int) -> list[Row]:
+    """Evidence among near passages against as many near ones alone."""
     found = list[Pair]()
-    for name in sorted(near):
-        part = [row for row in rows if row.origin == name]
-        found += distracted(part, near[name], rng, words=10**6, passages=5)
+    for part, near in _by_set(held):
+        found += distracted(part, near, rng, words=10**6, passages=passages)
     return [row for pair in found for row in pair]
+
+
+def _by_set(held: Sequence[Row]) -> Iterable[tuple[list[Row], Near]]:
+    rows = evidence(held)
+    for name in sorted({row.origin for row in rows}):
+        part = [row for row in rows if row.origin == name]
+        yield part, Near([row for row in held if row.origin == name])
+
+
+def _long(held: Sequence[Row], rng: random.Random) -> list[Row]:
+    """Evidence among thirty-nine near passages against forty near ones."""
+    found = list[Row]()
+    for part, near in _by_set(held):
+        for row in rng.sample(part, min(len(part), MOST_LONG)):
+            others = near.to(row, LONG)
+            if len(others) == LONG:
+                good = rng.sample([row.contexts[0], *others[:-1]], LONG)
+                made = replace(row, id=f"{row.id}-long", kind="long")
+                found.append(replace(made, contexts=tuple(good)))
+                bad = tuple(rng.sample(others, LONG))
+                found.append(replace(made, contexts=bad, sufficient=False))
+    return found
+
+
+def _two_needed(held: Sequence[Row]) -> list[Row]:
+    """Two passages are needed: both are there, or one of them with the answer in it."""
+    rows = [row for row in held if row.origin in MULTI_HOP]
+    asked = {row.question for row in rows if row.sufficient and row.golds == 2}
+    of_two = [row for row in rows if row.question in asked]
+    return [row for row in of_two if row.sufficient or _answer_is_left(row)]
+
+
+def _answer_is_left(row: Row) -> bool:
+    text = f" {plain(' '.join(row.contexts))} "
+    words = [plain(answer) for answer in row.answers]
+    return any(f" {word} " in text for word in words if word not in ("", "yes", "no"))

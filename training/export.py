@@ -1,30 +1,34 @@
-"""Exports a trained judge: ONNX in int8, its tokens, and what a program must know of both.
+"""Exports a trained judge: ONNX in int8, its tokens, its calibration and its default profile.
 
 ``python training/export.py --model OUT/checkpoint --data DIR --out DIR`` writes ``judge.onnx``,
-``tokenizer.json`` and ``judge.json``, and prints what int8 costs on held-out rows.
+``tokenizer.json``, ``judge.json`` and ``profile.json``, which `guard.judges.EmbeddedJudge` loads;
+the same in float32 into ``DIR/float32``; and prints what int8 costs on held-out rows.
 """
 
 import argparse
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
+from calibrate import calibrated, calibration_rows, describe
 from data import Row, Split, read
-from evaluate import loaded, measured
+from evaluate import measured
 from exams import exams, few
-from model import POSITIONS, QUESTION_TOKENS, Forward, Judge, Tokens, padded, scores
+from judged import judged
+from model import POSITIONS, Judge, Tokens, padded
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from sklearn.linear_model import LogisticRegression
+from safetensors.torch import load_file
+from transformers import BertConfig
 
-CALIBRATED_ON = ("squad2", "near_single", "cut_single", "among_four", "multi_hop")
-INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+from guard.judges.embedded import INPUTS, EmbeddedJudge
+from guard.weights import MODEL, TOKENIZER, Weights
+
+NAME = "rag-guard-embedded-1"
 
 
 def to_onnx(judge: Judge, file: Path) -> None:
@@ -60,91 +64,68 @@ def to_int8(source: Path, target: Path) -> None:
     )
 
 
-def forward_of_file(file: Path, *, threads: int) -> Forward:
-    """The judge in an ONNX file."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-    def forward(batch: Sequence[Tokens]) -> Sequence[Sequence[float]]:
-        arrays = (tensor.numpy() for tensor in padded(batch))
-        return session.run(None, dict(zip(INPUTS, arrays, strict=True)))[0].tolist()
-
-    return forward
+def loaded(folder: Path) -> Judge:
+    """The judge that `train.py` wrote into ``folder``."""
+    judge = Judge(BertConfig.from_pretrained(folder))
+    judge.load_state_dict(load_file(folder / "model.safetensors"))
+    return judge.eval()
 
 
-def platt(odds: Sequence[float], truths: Sequence[bool]) -> tuple[float, float]:
-    """Slope and intercept of P(True) = sigmoid(slope · odds + intercept) (Platt 1999).
-
-    Both labels weigh alike: how often contexts suffice is for the user's own rows to say.
-    """
-    fitted = LogisticRegression(C=1e6, class_weight="balanced").fit(
-        np.array(odds).reshape(-1, 1), np.array(truths)
+def finish(folder: Path, tokenizer: Path, name: str, positions: int) -> None:
+    """Makes of a folder with a ``judge.onnx`` a judge that can be loaded."""
+    shutil.copyfile(tokenizer, folder / TOKENIZER)
+    files = [folder / MODEL, folder / TOKENIZER]
+    describe(
+        folder,
+        name=name,
+        input="[CLS] question [SEP] passage [SEP] passage [SEP] ...",
+        labels=["False", "True"],
+        positions=positions,
+        calibration={"slope": 1.0, "intercept": 0.0},
+        sha256={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+        bytes={file.name: file.stat().st_size for file in files},
     )
-    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
 
 
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
-    judge, codec = loaded(options.model)
-    whole, small = options.out / "judge.float32.onnx", options.out / "judge.onnx"
-    to_onnx(judge, whole)
-    to_int8(whole, small)
-    shutil.copyfile(options.model / "tokenizer.json", options.out / "tokenizer.json")
+    whole, small = options.out / "float32", options.out
+    whole.mkdir(parents=True, exist_ok=True)
+    to_onnx(loaded(options.model), whole / MODEL)
+    to_int8(whole / MODEL, small / MODEL)
+    for folder in (whole, small):
+        finish(folder, options.model / TOKENIZER, options.name, options.positions)
     sets = read(options.data)
     split = Split(sets)
-    chosen = {name: few(rows, options.few) for name, rows in exams(sets, split).items()}
-    forwards = [forward_of_file(file, threads=options.threads) for file in (whole, small)]
-    odds = [
-        {name: scores(run, codec, rows, length=options.length) for name, rows in chosen.items()}
-        for run in forwards
-    ]
-    table = [
-        _line(name, rows, odds[0][name], odds[1][name], split) for name, rows in chosen.items()
-    ]
-    for line in table:
+    chosen = calibrated(small, calibration_rows(sets, split, options.calibrate))
+    for line in compared(whole, small, exams(sets, split, half="exam"), split, options.few):
         print(json.dumps(line), flush=True)
-    _describe(options, [small, options.out / "tokenizer.json"], _calibration(chosen, odds[1]))
+    print(json.dumps(chosen))
 
 
-def _line(
-    name: str, rows: list[Row], whole: list[float], small: list[float], split: Split
-) -> dict[str, Any]:
-    line: dict[str, Any] = {**measured(name, rows, small, split)}
-    exact = measured(name, rows, whole, split)["auroc"]
-    return {
-        **line,
-        "float32": exact,
-        "mean_shift": round(float(np.abs(np.subtract(whole, small)).mean()), 4),
-    }
-
-
-def _calibration(chosen: dict[str, list[Row]], odds: dict[str, list[float]]) -> dict[str, float]:
-    names = [name for name in CALIBRATED_ON if name in chosen]
-    together = [score for name in names for score in odds[name]]
-    truths = [row.sufficient for name in names for row in chosen[name]]
-    slope, intercept = platt(together, truths)
-    return {"slope": slope, "intercept": intercept, "rows": len(truths)}
-
-
-def _describe(
-    options: argparse.Namespace, files: list[Path], calibration: dict[str, float]
-) -> None:
-    fields = {
-        "input": "[CLS] question [SEP] passage [SEP] passage [SEP] ...",
-        "labels": ["False", "True"],
-        "positions": POSITIONS,
-        "window": options.length,
-        "question_tokens": QUESTION_TOKENS,
-        "calibration": calibration,
-        "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
-        "bytes": {file.name: file.stat().st_size for file in files},
-    }
-    text = json.dumps(fields, indent=2) + "\n"
-    (options.out / "judge.json").write_text(text, encoding="utf-8")
-    print(text)
+def compared(
+    whole: Path, small: Path, tests: dict[str, list[Row]], split: Split, count: int
+) -> Iterator[dict[str, object]]:
+    """What int8 costs, exam by exam: AUROC of both, and by how much their log-odds differ."""
+    rows = {name: few(tests[name], count) for name in tests}
+    in_int8, in_float32 = (
+        judged(EmbeddedJudge(folder, threads=1), rows, what=folder.name)
+        for folder in (small, whole)
+    )
+    calibration = Weights.load(small)
+    for name in rows:
+        pairs = zip(in_int8[name], in_float32[name], strict=True)
+        # What only one of the two measures has nothing to be compared with.
+        both = [pair for pair in pairs if pair[0].p is not None and pair[1].p is not None]
+        own, exact = ([each.odds for each in side] for side in zip(*both, strict=True))
+        kept = [pair[0].row for pair in both]
+        raw = (np.array(own) - calibration.intercept) / calibration.slope
+        yield {
+            **measured(name, kept, own, split),
+            "float32": measured(name, kept, exact, split)["auroc"],
+            "mean_shift": round(float(np.abs(raw - np.array(exact)).mean()), 4),
+        }
 
 
 def _options() -> argparse.Namespace:
@@ -152,8 +133,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="folder that train.py wrote")
     parser.add_argument("--data", type=Path, required=True, help="folder of the labelled sets")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--few", type=int, default=500, help="rows of each label and exam")
-    parser.add_argument("--length", type=int, default=384, help="tokens in a window")
+    parser.add_argument("--name", default=NAME)
+    parser.add_argument("--positions", type=int, default=POSITIONS, help="tokens read at once")
+    parser.add_argument("--calibrate", type=int, default=300, help="rows of each label and exam")
+    parser.add_argument("--few", type=int, default=100, help="to compare int8 with float32 on")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 

@@ -45,6 +45,7 @@ def judge_of(
     links = [Link(_judge(one, environ), own) for one, own in zip(chain, profiles, strict=True)]
     if brought:
         links = [_with_brought(*each) for each in zip(chain, links, strict=True)]
+        _require_brought(chain, links)
     # With on_stale, what a profile for another judge leads to is the gate's to say.
     checked = first.deployment.on_stale is None
     if checked:
@@ -59,9 +60,18 @@ def judge_of(
 
 def _with_brought(settled: Settled, link: Link) -> Link:
     """The link, with what its judge brings where nothing is set for it."""
-    if link.profile is not None or settled.own.intersection(THRESHOLDS):
+    if link.profile is not None or settled.own & {*THRESHOLDS}:
         return link
     return Link(link.judge, link.judge.default_profile if isinstance(link.judge, Fitted) else None)
+
+
+def _require_brought(chain: Sequence[Settled], links: Sequence[Link]) -> None:
+    """Raises, freeing all judges, where a fallback brings no thresholds though it should."""
+    for settled, link in [*zip(chain, links, strict=True)][1:]:
+        if link.profile is None and not settled.own & {*THRESHOLDS}:
+            for each in links:
+                judges.close(each.judge)
+            raise _thresholds_missing(settled, "answer_at")
 
 
 def _require_own_profiles(chain: Sequence[Settled], links: Sequence[Link]) -> None:
@@ -123,20 +133,23 @@ def _usual_key(judge: str, base_url: str | None) -> str | None:
 
 def _require_thresholds(settled: Settled) -> None:
     """Raises unless a fallback has thresholds, or a profile, that were set for its own judge."""
-    if settled.deployment.judge == _BRINGS_THRESHOLDS:
+    if settled.deployment.judge == _BRINGS_THRESHOLDS and not settled.own & {*THRESHOLDS}:
         return
     for key in THRESHOLDS if settled.deployment.profile is None else ("profile",):
-        if key in settled.own:
-            continue
-        place = f"{settled.file}: {dotted('deployment', settled.name, key)}"
-        problem = "is missing in a fallback"
-        if key in settled.origins:
-            problem = "is inherited and not set for its judge"
-        raise ConfigError(
-            f"{place} {problem}: thresholds for one judge are not thresholds for another.",
-            hint="Write `answer_at = …` and `refuse_below = …` beside the `judge` that they are "
-            "for, which is this fallback's; or a `profile`.",
-        )
+        if key not in settled.own:
+            raise _thresholds_missing(settled, key)
+
+
+def _thresholds_missing(settled: Settled, key: str) -> ConfigError:
+    place = f"{settled.file}: {dotted('deployment', settled.name, key)}"
+    problem = "is missing in a fallback"
+    if key in settled.origins:
+        problem = "is inherited and not set for its judge"
+    return ConfigError(
+        f"{place} {problem}: thresholds for one judge are not thresholds for another.",
+        hint="Write `answer_at = …` and `refuse_below = …` beside the `judge` that they are "
+        "for, which is this fallback's; or a `profile`.",
+    )
 
 
 def _require_reach(settled: Settled, profile: Profile | None) -> None:

@@ -7,7 +7,7 @@ Nothing is taken from a model's name: which models give logprobs changes by the 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from guard.config import Deployment
 from guard.doctor.cases import INSUFFICIENT, SUFFICIENT
@@ -15,7 +15,7 @@ from guard.doctor.chat import Examination, examine_chat
 from guard.doctor.exchange import Exchange, Line
 from guard.doctor.findings import APART, Pair, latency, pair_of, tells_apart, verdicts
 from guard.doctor.instead import Instead, instead_of
-from guard.doctor.lines import lines, shown_address
+from guard.doctor.lines import brought, lines, shown_address
 from guard.doctor.report import Conclusion, Finding, Report
 from guard.doctor.trouble import REACHED, trouble
 from guard.errors import JudgeError
@@ -163,9 +163,9 @@ class _Visit:
 
     def _require_routes(self, pair: Pair) -> None:
         """The thresholds that apply must answer the one case and refuse the other."""
-        cuts = self.keys.thresholds()
+        cuts = brought(self.keys, self.judge) or self.keys.thresholds()
         policy = self.keys.policy()
-        routes = [policy.route(one.low, one.high)[0].value for one in pair]
+        routes = [policy.route(one.low, one.high, thresholds=cuts)[0].value for one in pair]
         if routes != ["answer", "refuse"]:
             self.needs.append(
                 f"Set thresholds that fit it: at answer_at = {cuts.answer_at:g} and refuse_below = "
@@ -234,8 +234,12 @@ class _Visit:
             instead=None if instead is None else instead.judge,
             findings=tuple(self.findings),
             calls=self.line.calls,
-            toml=lines(self.keys, extra, self.name, address) if works and lines_too else None,
+            toml=self._lines(extra, address) if works and lines_too else None,
         )
+
+    def _lines(self, extra: Mapping[str, object], address: str | None) -> str:
+        is_fitted = brought(self.keys, self.judge) is not None
+        return lines(self.keys, extra, self.name, address, is_fitted=is_fitted)
 
 
 def price(samples: int) -> Finding:

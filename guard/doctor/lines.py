@@ -7,6 +7,8 @@ from urllib.parse import urlsplit, urlunsplit
 from guard.config import Deployment
 from guard.config.deployment import unsuited
 from guard.config.toml import dotted, written
+from guard.judge import Fitted
+from guard.thresholds import Thresholds
 
 # Decision endpoints rate a statement, and refuse labels.
 _RATING, _WORDS = ("decisions", "systemone"), ("labels",)
@@ -24,7 +26,14 @@ _VARIABLES: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def lines(keys: Deployment, extra: Mapping[str, object], name: str, address: str | None) -> str:
+def lines(
+    keys: Deployment,
+    extra: Mapping[str, object],
+    name: str,
+    address: str | None,
+    *,
+    is_fitted: bool = False,
+) -> str:
     """One deployment's table: what was set, and what was found to be needed.
 
     Args:
@@ -32,6 +41,7 @@ def lines(keys: Deployment, extra: Mapping[str, object], name: str, address: str
         extra: keys to set or to change.
         name: the deployment's.
         address: of the endpoint; ``None`` = in this process.
+        is_fitted: whether the judge brings thresholds.
     """
     given = keys.model_dump(exclude_unset=True, exclude={"extends"}, exclude_none=True)
     if address is not None:
@@ -43,7 +53,7 @@ def lines(keys: Deployment, extra: Mapping[str, object], name: str, address: str
         wanted = {key: value for key, value in wanted.items() if key not in _CUTS}
     others = {*unsuited(str(wanted["judge"])), *(_WORDS if kind in _RATING else ())}
     kept = {key: value for key, value in wanted.items() if key not in others}
-    head, notes = ["judge"], [] if set(_CUTS) <= set(kept) else [_FIT]
+    head, notes = ["judge"], [] if is_fitted or set(_CUTS) <= set(kept) else [_FIT]
     if "max_context_chars" in extra:
         notes.insert(0, _CUT)
     if "base_url" in kept and _is_secretive(str(kept["base_url"])):
@@ -55,6 +65,14 @@ def lines(keys: Deployment, extra: Mapping[str, object], name: str, address: str
 
 
 _CUTS = ("answer_at", "refuse_below")
+
+
+def brought(keys: Deployment, judge: object) -> Thresholds | None:
+    """The thresholds that the judge brings, where none are set; ``None`` = it brings none."""
+    if keys.model_fields_set.intersection(_CUTS) or not isinstance(judge, Fitted):
+        return None
+    profile = judge.default_profile
+    return None if profile is None else profile.thresholds
 
 
 def shown_address(address: str) -> str:

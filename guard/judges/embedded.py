@@ -4,24 +4,25 @@ A cross-encoder of 22 million parameters reads question and contexts at once, an
 False. What it was trained on, how good it is and where it fails: docs/embedded-judge.md.
 """
 
-import math
+import atexit
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
 
-from guard._extras import require_extra
 from guard._fork import renew_in_child
 from guard._require import require_number
-from guard.encoding import Encoding, Tokens
+from guard.encoder import Session, log_odds, never_free, session_of
+from guard.encoding import Encoding, Tokens, is_latin
 from guard.errors import ConfigError, JudgeRejected, Unmeasured
 from guard.profile import Profile
 from guard.query import Query
 from guard.verdict import Usage, Verdict
-from guard.weights import MODEL, Weights
+from guard.weights import AGAIN, Weights
 from guard.worker import shared_workers
 
 SHIPPED = Path(str(files("guard") / "data" / "embedded"))
@@ -30,23 +31,11 @@ SHIPPED = Path(str(files("guard") / "data" / "embedded"))
 PROFILE = "profile.json"
 """In a judge's folder: thresholds for a start, before you have labelled rows of your own."""
 
-INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 MAX_THREADS = 64
 _USUAL_THREADS = 4
 # A token of real text has four characters; a text with so many more is not tried.
 _CHARS_TO_A_TOKEN = 20
 _MOST_QUESTION = 0.5  # Share of the positions.
-# The Latin letters of Unicode, but for those that only phoneticians and typesetters use.
-_LATIN = ((0x0041, 0x024F), (0x1E00, 0x1EFF))
-_LEAST_LATIN = 0.5
-
-_READS_ENGLISH = "The embedded judge was trained on English and reads Latin letters alone."
-
-
-class _Session(Protocol):
-    """The part of ``onnxruntime.InferenceSession`` that is used here."""
-
-    def run(self, outputs: None, inputs: Mapping[str, object]) -> Sequence[Any]: ...
 
 
 class EmbeddedJudge:
@@ -57,14 +46,23 @@ class EmbeddedJudge:
     of them, as LlamaIndex's condensing engines do. Retrieved text can lie to it, but not command
     it: it follows no instructions.
 
+    Passages that it cannot read, in other letters than Latin ones, it leaves out. They may hold the
+    evidence, so ``high`` is 1 then: such a query can be answered, but not refused.
+
     Carried over a fork, it loads its model anew in the child.
 
+    onnxruntime's telemetry is turned off, in this process and in those that it starts, unless you
+    have set ``ORT_DISABLE_TELEMETRY`` yourself. If you import onnxruntime before, set it to 1
+    before that.
+
     Args:
-        folder: of another model, as ``training/export.py`` writes it.
+        folder: of another model, as ``training/export.py`` writes it; ``None`` = `SHIPPED`.
         threads: for one verdict, in [1, 64]; ``None`` = all cores, four at most.
 
     Attributes:
         weights: which model it is.
+        default_profile: its thresholds for a start; ``None`` where its folder has no profile. A
+            gate without a profile takes them, unless its policy has thresholds of its own.
 
     Raises:
         ConfigError: a file is missing or damaged, or the extra ``embedded`` is not installed.
@@ -73,46 +71,41 @@ class EmbeddedJudge:
     cancellable = False
 
     def __init__(
-        self, folder: str | os.PathLike[str] = SHIPPED, *, threads: int | None = None
+        self, folder: str | os.PathLike[str] | None = None, *, threads: int | None = None
     ) -> None:
         if threads is not None:
             require_number("threads", threads, 1, MAX_THREADS, whole=True)
-        self.weights = Weights.load(Path(folder))
+        self.weights = Weights.load(SHIPPED if folder is None else Path(folder))
         self.model: str | None = self.weights.name
         self.fingerprint = f"encoder:{self.weights.name}:{self.weights.digest[:16]}"
+        self.default_profile = _profile(self.weights.folder / PROFILE)
         self._threads = threads or min(os.cpu_count() or 1, _USUAL_THREADS)
+        self._idle = threading.Condition()
+        self._in_flight = 0
         self._is_closed = False
-        self._lock = threading.Lock()
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._encoding, self._session = self._load()
         renew_in_child(self)
-
-    @property
-    def default_profile(self) -> Profile | None:
-        """Its thresholds for a start; ``None`` where its folder has no profile.
-
-        A gate without a profile takes them, unless its policy has thresholds of its own.
-
-        Raises:
-            ConfigError: the profile is damaged.
-        """
-        file = self.weights.folder / PROFILE
-        return Profile.load(file) if file.is_file() else None
+        # A thread that comes back from onnxruntime after the interpreter has ended aborts the
+        # process. The weak reference lets a forgotten judge go before that.
+        atexit.register(partial(_close_at_exit, weakref.ref(self)))
 
     def judge(self, query: Query, *, timeout: float) -> Verdict:
         """Measures one query; see `guard.judge.Judge`. It cannot be interrupted.
 
         Raises:
             Unmeasured: question and contexts are longer than it reads at once
-                (``context_too_long``), or written in letters that it cannot read (``refusal``).
-            JudgeRejected: it is closed.
+                (``context_too_long``), it can read nothing of the question or of the contexts
+                (``refusal``), or the model gives no number (``malformed``).
+            JudgeRejected: it is closed, or, in a forked child, its files are no longer there.
         """
-        tokens = self._fitting(query)
-        p = self._probability(tokens)
+        with self._running() as session:
+            tokens, reads_all = self._fitting(query)
+            p = self._probability(session, tokens)
         return Verdict(
             p_true=p,
             low=p,
-            high=p,
+            high=p if reads_all else 1.0,
             mass=1.0,
             emitted=None,
             signal="encoder",
@@ -127,89 +120,104 @@ class EmbeddedJudge:
         return await shared_workers.acall(partial(self.judge, query, timeout=timeout), timeout)
 
     def close(self) -> None:
-        """Frees the model; later queries are rejected."""
-        with self._lock:
-            self._is_closed, self._session = True, None
+        """Frees the model, once judgements in flight have ended; later ones are rejected."""
+        with self._idle:
+            self._is_closed = True
+            self._idle.wait_for(lambda: self._in_flight <= 0)
+            self._session = None
 
     def begin_anew(self) -> None:
         """In a forked child, where it is called by itself: onnxruntime's threads are not here."""
-        self._lock, self._session = threading.Lock(), None
+        if self._session is not None:
+            never_free(self._session)
+        self._idle, self._in_flight, self._session = threading.Condition(), 0, None
 
-    def _load(self) -> tuple[Encoding, _Session]:
+    def _load(self) -> tuple[Encoding, Session]:
         model, description = self.weights.read()
         try:
-            return Encoding(description), _session(model, self._threads)
+            encoding, session = Encoding(description), session_of(model, self._threads)
+            log_odds(session, encoding.encode(".", ["."]))
+            return encoding, session
+        except ConfigError:
+            raise
         except ValueError as error:
             raise ConfigError(
                 f"The embedded judge in {str(self.weights.folder)!r} cannot be loaded: {error}.",
                 hint="Its files may be of a newer version; write them again with this one.",
             ) from error
 
-    def _open(self) -> _Session:
-        with self._lock:
-            if self._is_closed:
-                raise JudgeRejected("This EmbeddedJudge is closed.", hint="Make a new one.")
-            if self._session is None:
-                self._encoding, self._session = self._load()
-            return self._session
+    @contextmanager
+    def _running(self) -> Generator[Session]:
+        with self._idle:
+            session = self._open()
+            self._in_flight += 1
+        try:
+            yield session
+        finally:
+            with self._idle:
+                self._in_flight -= 1
+                self._idle.notify_all()
 
-    def _fitting(self, query: Query) -> Tokens:
-        """The query in tokens, if the model can read so many."""
+    def _open(self) -> Session:
+        if self._is_closed:
+            raise JudgeRejected("This EmbeddedJudge is closed.", hint="Make a new one.")
+        if self._session is None:
+            self._encoding, self._session = self._load_again()
+        return self._session
+
+    def _load_again(self) -> tuple[Encoding, Session]:
+        try:
+            return self._load()
+        except ConfigError as error:  # No longer an error of whoever made this judge.
+            raise JudgeRejected(error.message, hint=error.hint) from error
+
+    def _fitting(self, query: Query) -> tuple[Tokens, bool]:
+        """The query in tokens, if the model can read so many, and whether it can read all texts."""
         most = self.weights.positions
         contexts = [text for text in query.contexts if text.strip()]
         if sum(map(len, (query.question, *contexts))) > most * _CHARS_TO_A_TOKEN:
             raise _too_long(most)
-        _require_latin(query)
-        question, *passages = self._encoding.pieces([query.question, *contexts])
+        pieces = [self._read(text) for text in (query.question, *contexts)]
+        question, *passages = [piece or [] for piece in pieces]
+        if not question or not any(passages):
+            raise _nothing_read("passages" if question else "question")
         if len(question) > most * _MOST_QUESTION:
             raise _question_too_long(len(question), int(most * _MOST_QUESTION))
         tokens = self._encoding.joined(question, passages)
         if len(tokens.ids) > most:
             raise _too_long(most)
-        return tokens
+        return tokens, None not in pieces
 
-    def _probability(self, tokens: Tokens) -> float:
-        import numpy as np
+    def _read(self, text: str) -> list[int] | None:
+        """Its tokens; ``None`` where they would tell the model nothing."""
+        if not is_latin(text):
+            return None
+        piece = self._encoding.piece(text)
+        return piece if self._encoding.reads(piece) or not piece else None
 
-        arrays = (tokens.ids, tokens.types, [1] * len(tokens.ids))
-        inputs = [np.array([row], dtype=np.int64) for row in arrays]
-        [(no, yes)] = self._open().run(None, dict(zip(INPUTS, inputs, strict=True)))[0]
-        return self.weights.probability(float(yes) - float(no))
-
-
-def _session(model: bytes, threads: int) -> _Session:
-    onnxruntime = require_extra("onnxruntime", "embedded")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    # Threads that wait for work would otherwise spin, and slow down whatever else there is to do.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session: _Session = onnxruntime.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's own errors have no base that is narrower.
-        raise ValueError(f"onnxruntime cannot read {MODEL}") from error
-    return session
-
-
-def _require_latin(query: Query) -> None:
-    """Letters of other scripts are read one by one, if at all: what came of it would be noise."""
-    for what, texts in (("question", [query.question]), ("passages", query.contexts)):
-        if _latin(texts) < _LEAST_LATIN:
+    def _probability(self, session: Session, tokens: Tokens) -> float:
+        try:
+            return self.weights.probability(log_odds(session, tokens))
+        except ValueError as error:
             raise Unmeasured(
-                f"Most letters of the {what} are not Latin. {_READS_ENGLISH}",
-                kind="refusal",
-                hint="Use another judge for such queries, e.g. behind this one in a chain.",
-            )
+                f"The embedded judge gives no verdict: {error}.",
+                kind="malformed",
+                hint=AGAIN,
+            ) from error
 
 
-def _latin(texts: Iterable[str]) -> float:
-    """The share of Latin letters among all letters, in [0, 1]; 1 where there are none."""
-    letters = [ord(letter) for text in texts for letter in text if letter.isalpha()]
-    latin = sum(any(low <= code <= high for low, high in _LATIN) for code in letters)
-    return latin / len(letters) if letters else 1.0
+def _close_at_exit(judge: "weakref.ref[EmbeddedJudge]") -> None:
+    if (alive := judge()) is not None:
+        alive.close()
+
+
+def _profile(file: Path) -> Profile | None:
+    if not os.path.lexists(file):
+        return None
+    try:
+        return Profile.load(file)
+    except ConfigError as error:
+        raise ConfigError(f"The embedded judge's profile: {error.message}", hint=AGAIN) from error
 
 
 def _too_long(most: int) -> Unmeasured:
@@ -217,6 +225,15 @@ def _too_long(most: int) -> Unmeasured:
         f"Question and contexts have more than the {most} tokens that the embedded judge reads.",
         kind="context_too_long",
         hint="A gate judges them in windows; else retrieve fewer passages.",
+    )
+
+
+def _nothing_read(what: str) -> Unmeasured:
+    return Unmeasured(
+        f"The embedded judge can read nothing of the {what}: it was trained on English, and reads "
+        "Latin letters alone.",
+        kind="refusal",
+        hint="Use another judge for such queries, e.g. behind this one in a chain.",
     )
 
 
