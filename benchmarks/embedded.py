@@ -64,7 +64,7 @@ def tokens_of(judge: EmbeddedJudge) -> Callable[[str], int]:
     from guard.encoding import Encoding
 
     encoding = Encoding((judge.weights.folder / TOKENIZER).read_text("utf-8"))
-    return lambda text: len(encoding.pieces([text])[0])
+    return lambda text: len(encoding.piece(text))
 
 
 def passage(tokens: Callable[[str], int], most: int) -> str:

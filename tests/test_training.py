@@ -488,3 +488,33 @@ def test_the_card_knows_the_sets_of_the_mix() -> None:
     shares = text.partition("SHARES = {")[2].partition("}")[0]
     names = {line.split('"')[1] for line in shares.splitlines() if '"' in line}
     assert names == {*module("card").SOURCES, *module("card").BUILT}
+
+
+def test_variations_change_both_rows_alike() -> None:
+    """What differs between a pair's rows is the evidence, and stays the only difference."""
+    variations, pairs = module("variations"), module("pairs")
+    good = made("squad1_devother", "Aldmoor", "anvil")
+    bad = replace(good, contexts=(beside_it("Aldmoor", "anvil"),), sufficient=False)
+    seen = set[str]()
+    for seed in range(300):
+        one, other = variations.varied(pairs.Pair(good, bad), random.Random(seed))
+        assert (one.sufficient, other.sufficient) == (True, False)
+        assert one.question == other.question
+        assert len(one.contexts) == len(other.contexts)
+        assert one.answers == good.answers
+        added = [
+            {*row.contexts} - {before.contexts[0]} for row, before in ((one, good), (other, bad))
+        ]
+        if len(one.contexts) > 1:  # A claim beside them is the same claim.
+            assert added[0] == added[1]
+        seen.add(one.question)
+    assert len(seen) > 10 and good.question in seen
+
+
+def test_claims_are_as_often_true_as_false() -> None:
+    """Else their wording would give the label away; the exam's wordings are others."""
+    variations, robustness = module("variations"), module("robustness")
+    exam = Path(robustness.__file__).read_text("utf-8")
+    claims = [claim.format("").strip() for claim in variations._CLAIMS]
+    assert len(claims) > 10
+    assert not [claim for claim in claims if len(claim) > 8 and claim in exam]

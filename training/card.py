@@ -67,7 +67,7 @@ int8, read by onnxruntime; no network, no key.
 | licence of these weights | Apache-2.0, as the code |
 | input | `[CLS] question [SEP] passage [SEP] passage [SEP] …`, {positions} tokens at once |
 | output | log-odds of True, calibrated by P = sigmoid({slope:.3f} · odds + {intercept:.3f}) |
-| language | English; other scripts than Latin are declined |
+| language | English; what is in other scripts than Latin is not read |
 | SHA-256 of `judge.onnx` | `{sha256}` |
 """
 

@@ -267,7 +267,7 @@ def untuned(
     from guard.judges.gguf import GgufJudge
 
     rows = {name: few(tests[name], options.few or options.llm_rows) for name in LLM_EXAMS}
-    judge = GgufJudge(file, context_tokens=LLM_TOKENS)
+    judge = GgufJudge(file, context_tokens=LLM_TOKENS, threads=options.at_once)
     started = time.time()
     said = judged(judge, rows, at_once=1, what=file.name)
     each = (time.time() - started) / sum(map(len, rows.values()))

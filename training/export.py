@@ -25,7 +25,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from safetensors.torch import load_file
 from transformers import BertConfig
 
-from guard.judges.embedded import INPUTS, EmbeddedJudge
+from guard.encoder import INPUTS
+from guard.judges.embedded import EmbeddedJudge
 from guard.weights import MODEL, TOKENIZER, Weights
 
 NAME = "rag-guard-embedded-1"

@@ -2,12 +2,12 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from data import Row, Split, of_language, plain, trainable
 from model import Codec, Tokens
 from pairs import MULTI_HOP, PASSAGES, Near, Pair, distracted, evidence, halved, matched, multi_hop
+from variations import varied
 
 SHARES = {
     "squad2_devhalf": 14.0,
@@ -80,7 +80,7 @@ class Course:
     def block(self, number: int) -> list[list[tuple[Tokens, Tokens]]]:
         """The batches of one block: each a list of pairs, ``good`` first."""
         rng = random.Random(f"{self._seed}:{number}")
-        pairs = [_varied(pair, rng) for pair in self._drawn(number)]
+        pairs = [varied(pair, rng) for pair in self._drawn(number)]
         coded = [code for code in zip(*self._coded(pairs), strict=True) if self._fits(code)]
         coded.sort(key=_longest)
         batches = [*self._batches(coded)]
@@ -133,15 +133,3 @@ class Course:
 
 def _longest(pair: tuple[Tokens, Tokens]) -> int:
     return max(len(tokens.ids) for tokens in pair)
-
-
-def _varied(pair: Pair, rng: random.Random) -> Pair:
-    """Passages in any order, a question mark sometimes missing: neither says anything."""
-    bare = rng.random() < 0.15
-    return Pair(*(_rewritten(row, bare, rng) for row in pair))
-
-
-def _rewritten(row: Row, bare: bool, rng: random.Random) -> Row:
-    contexts = rng.sample(row.contexts, len(row.contexts))
-    question = row.question.rstrip(" ?") if bare else row.question
-    return replace(row, contexts=tuple(contexts), question=question)

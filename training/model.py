@@ -7,12 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from data import Row
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-QUESTION_TOKENS = 64
-"""A question's first tokens; of longer ones the end is kept too, half of each."""
+from guard.encoding import Encoding
+
 POSITIONS = 512
 
 
@@ -43,37 +42,25 @@ class Tokens(NamedTuple):
 
 
 class Codec:
-    """From texts to tokens; passages stay apart by a separator after each."""
+    """From texts to tokens, as the product does it; and to windows, for looks while training."""
 
     def __init__(self, file: Path) -> None:
-        self.tokenizer = Tokenizer.from_file(str(file))
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
-        self._first = self.tokenizer.token_to_id("[CLS]")
-        self._between = self.tokenizer.token_to_id("[SEP]")
+        self.description = file.read_text(encoding="utf-8")
+        self._encoding = Encoding(self.description)
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text, without special ones."""
-        return [code.ids for code in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+        return [self._encoding.piece(text) for text in texts]
 
     def joined(self, question: Sequence[int], passages: Sequence[Sequence[int]]) -> Tokens:
         """One input of the model, as long as it comes."""
-        head = [self._first, *_shortened(question), self._between]
-        tail = [token for passage in passages for token in (*passage, self._between)]
-        return Tokens(head + tail, [0] * len(head) + [1] * len(tail))
+        return Tokens(*self._encoding.joined(question, passages))
 
     def windows(self, row: Row, length: int) -> list[Tokens]:
         """The row in inputs of at most ``length`` tokens; passages are cut only if longer alone."""
         question, *passages = self.pieces([row.question, *row.contexts])
         room = length - len(self.joined(question, []).ids)
         return [self.joined(question, window) for window in _packed(passages, room)]
-
-
-def _shortened(question: Sequence[int]) -> Sequence[int]:
-    if len(question) <= QUESTION_TOKENS:
-        return question
-    half = QUESTION_TOKENS // 2
-    return [*question[:half], *question[-half:]]
 
 
 def _packed(passages: Sequence[list[int]], room: int) -> Iterator[list[list[int]]]:

@@ -238,7 +238,7 @@ def save(training: Training, codec: Codec, options: argparse.Namespace, name: st
     fresh.mkdir(exist_ok=True)
     save_file(training.judge.state_dict(), fresh / "model.safetensors")
     training.judge.encoder.config.save_pretrained(fresh)
-    codec.tokenizer.save(str(fresh / "tokenizer.json"))
+    (fresh / "tokenizer.json").write_text(codec.description, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(fresh, folder)
 
