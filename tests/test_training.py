@@ -495,20 +495,20 @@ def test_variations_change_both_rows_alike() -> None:
     variations, pairs = module("variations"), module("pairs")
     good = made("squad1_devother", "Aldmoor", "anvil")
     bad = replace(good, contexts=(beside_it("Aldmoor", "anvil"),), sufficient=False)
-    seen = set[str]()
+    plain = [claim for claim in variations._CLAIMS if "{}" not in claim]
+    seen, claimed = set[str](), 0
     for seed in range(300):
         one, other = variations.varied(pairs.Pair(good, bad), random.Random(seed))
         assert (one.sufficient, other.sufficient) == (True, False)
         assert one.question == other.question
         assert len(one.contexts) == len(other.contexts)
         assert one.answers == good.answers
-        added = [
-            {*row.contexts} - {before.contexts[0]} for row, before in ((one, good), (other, bad))
-        ]
-        if len(one.contexts) > 1:  # A claim beside them is the same claim.
-            assert added[0] == added[1]
+        for claim in plain:
+            told = [sum(claim in text for text in row.contexts) for row in (one, other)]
+            assert told[0] == told[1]
+            claimed += told[0]
         seen.add(one.question)
-    assert len(seen) > 10 and good.question in seen
+    assert len(seen) > 10 and good.question in seen and claimed > 10
 
 
 def test_claims_are_as_often_true_as_false() -> None:
