@@ -5,10 +5,14 @@
 It is trained on exactly this, so that ``training/`` uses this module too.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from guard._extras import require_extra
+
+FORMAT = "[CLS] question [SEP] passage [SEP] passage [SEP] ..."
+"""Names this way of encoding; a judge that was trained on another is not loaded. Whoever changes
+what is read here changes it too, so that no threshold outlives what it was fitted to."""
 
 # The Latin letters of Unicode, but for those that only phoneticians and typesetters use.
 _LATIN = ((0x0041, 0x024F), (0x1E00, 0x1EFF))
@@ -79,9 +83,13 @@ class Encoding:
         # Not ``encode_batch``: it encodes on threads, which a forked child would not have.
         return self._tokenizer.encode(_sound(text), add_special_tokens=False).ids
 
-    def reads(self, piece: Iterable[int]) -> bool:
-        """Whether the vocabulary knows anything of a text."""
-        return any(token != self._unknown for token in piece)
+    def unknown_share(self, piece: Sequence[int]) -> float:
+        """The share in [0, 1] of a text's tokens that the vocabulary does not know."""
+        return piece.count(self._unknown) / len(piece) if piece else 0.0
+
+    def longest(self, positions: int) -> Tokens:
+        """An input of so many tokens that says nothing."""
+        return self.joined([], [[self._unknown] * (positions - 3)])
 
     def joined(self, question: Sequence[int], passages: Sequence[Sequence[int]]) -> Tokens:
         """One input from its pieces; those without a token are left out."""
@@ -90,12 +98,14 @@ class Encoding:
         return Tokens(head + tail, [0] * len(head) + [1] * len(tail))
 
 
-def is_latin(text: str) -> bool:
-    """Whether most letters are Latin: the model knows those of other scripts one by one, if at all,
-    and what came of them would be noise."""
+def foreign_share(text: str) -> float:
+    """The share in [0, 1] of the letters that are not Latin; 0 where there are none.
+
+    The model knows letters of other scripts one by one, if at all: what comes of them is noise.
+    """
     letters = [ord(letter) for letter in text if letter.isalpha()]
     latin = sum(any(low <= code <= high for low, high in _LATIN) for code in letters)
-    return 2 * latin >= len(letters)
+    return 1 - latin / len(letters) if letters else 0.0
 
 
 def _sound(text: str) -> str:

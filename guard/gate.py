@@ -22,7 +22,7 @@ from guard.judge import Fitted, Judge, Profiled
 from guard.limit import Limit
 from guard.measurement import Measurement, Notes
 from guard.observer import Observer
-from guard.policy import DEFAULT_THRESHOLDS, Policy
+from guard.policy import Policy
 from guard.price import Price
 from guard.profile import Probability, Profile
 from guard.query import Query
@@ -173,8 +173,8 @@ class Gate:
         _require_cache(cache)
         self.cache = cache
         self.deployment = deployment
-        self._is_given = profile is not None
-        self.profile = profile if self._is_given else self._brought_profile()
+        self._given = profile
+        self._brought, self.profile = self._profiles()
         self.price = price
         self.observers = _observers(observers)
         self._watchers = tuple(one for one in self.observers if isinstance(one, Watcher))
@@ -189,10 +189,14 @@ class Gate:
         if price is not None:
             require_instance("price", price, Price)
 
-    def _brought_profile(self) -> Profile | None:
-        """The judge's own, where nobody has set thresholds."""
-        is_unset = self.policy.thresholds is DEFAULT_THRESHOLDS
-        return self.judge.default_profile if is_unset and isinstance(self.judge, Fitted) else None
+    def _profiles(self) -> tuple[Profile | None, Profile | None]:
+        """What the judge brings, if nobody has set thresholds; and the profile of all verdicts."""
+        is_wanted = self._given is None and not self.policy.has_thresholds
+        brought = (
+            self.judge.default_profile if is_wanted and isinstance(self.judge, Fitted) else None
+        )
+        is_for_all = not isinstance(self.judge, Profiled)
+        return brought, brought if is_for_all and brought else self._given
 
     def _require_profile(self) -> str | None:
         """In a clause, why no verdict will fit the profile, where the policy allows for that."""
@@ -225,11 +229,15 @@ class Gate:
             )
 
     def with_policy(self, policy: Policy) -> "Gate":
-        """The same gate with another policy."""
+        """The same gate with another policy.
+
+        Raises:
+            ProfileMismatch: as where a gate is made.
+        """
         gate = copy.copy(self)
         gate.policy = policy
-        if not self._is_given:
-            gate.profile = gate._brought_profile()
+        gate._brought, gate.profile = gate._profiles()
+        gate._mismatch = gate._require_profile()
         return gate
 
     def with_limit(self, limit: Limit) -> "Gate":
@@ -392,7 +400,9 @@ class Gate:
 
     def profile_of(self, verdict: Verdict) -> Profile | None:
         """The profile that a verdict is routed by: a chain's judges have one each."""
-        return self.judge.profile_of(verdict) if isinstance(self.judge, Profiled) else self.profile
+        if not isinstance(self.judge, Profiled):
+            return self.profile
+        return self.judge.profile_of(verdict) or self._brought
 
     def _stale(self, asked: _Asked, started: float, routed: Routed, facts: _Facts) -> Decision:
         why = f"The profile is stale: {routed.stale}."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self, TypedDict, TypeVar
 
 from guard._json import as_int, as_list, as_map, as_number, as_text
+from guard.encoding import FORMAT
 from guard.errors import ConfigError
 from guard.odds import expit
 
@@ -23,7 +24,7 @@ LABELS = ("False", "True")
 """What the model's two numbers stand for, in this order."""
 
 _MOST_BYTES = 100_000_000
-_MOST_POSITIONS = 100_000
+_LEAST_POSITIONS, _MOST_POSITIONS = 16, 100_000
 _MOST_CHARS = 100
 _MOST_ODDS = 30.0  # Beyond, P(True) would be 0 or 1 to the last bit, which no model knows.
 
@@ -39,6 +40,7 @@ class Weights:
         slope, intercept: P(True) = sigmoid(slope · log-odds + intercept) (Platt 1999), fitted to
             held-out rows on which both labels weigh alike.
         sha256: of each file, in hexadecimal.
+        has_profile: whether a profile belongs to it.
         digest: of the description, in hexadecimal; another model has another.
     """
 
@@ -48,6 +50,7 @@ class Weights:
     slope: float
     intercept: float
     sha256: tuple[str, str]
+    has_profile: bool
     digest: str
 
     @classmethod
@@ -63,6 +66,11 @@ class Weights:
         except ValueError as error:
             raise _damaged(folder / DESCRIPTION, f"it does not describe a judge, {error}") from None
         return cls(folder, **fields, digest=hashlib.sha256(content).hexdigest())
+
+    @property
+    def fingerprint(self) -> str:
+        """Of a judge with these weights."""
+        return f"encoder:{self.name}:{self.digest[:16]}"
 
     def probability(self, odds: float) -> float:
         """P(True) in (0, 1) from the model's log-odds of True, in nats; they are finite."""
@@ -89,6 +97,7 @@ class _Fields(TypedDict):
     slope: float
     intercept: float
     sha256: tuple[str, str]
+    has_profile: bool
 
 
 def _described(content: bytes) -> _Fields:
@@ -99,18 +108,20 @@ def _described(content: bytes) -> _Fields:
         raise ValueError("for it is no JSON") from None
     if tuple(as_list(fields.get("labels"))) != LABELS:
         raise ValueError(f"for its `labels` are not {' and '.join(LABELS)}")
+    _require("input", fields.get("input") == FORMAT)
     platt, hashes = as_map(fields.get("calibration")), as_map(fields.get("sha256"))
     slope = _known("calibration.slope", as_number(platt.get("slope")))
     positions = _known("positions", as_int(fields.get("positions")))
     # A falling line would read True as False.
     _require("calibration.slope", slope > 0)
-    _require("positions", 0 < positions <= _MOST_POSITIONS)
+    _require("positions", _LEAST_POSITIONS <= positions <= _MOST_POSITIONS)
     return {
         "name": _text("name", fields.get("name")),
         "positions": positions,
         "slope": slope,
         "intercept": _known("calibration.intercept", as_number(platt.get("intercept"))),
         "sha256": (_text("sha256", hashes.get(MODEL)), _text("sha256", hashes.get(TOKENIZER))),
+        "has_profile": fields.get("profile") is True,
     }
 
 

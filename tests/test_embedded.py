@@ -4,14 +4,18 @@ How good its model is, is measured elsewhere (docs/embedded-judge.md): these tes
 """
 
 import asyncio
+import copy
+import json
 import math
 import os
+import pickle
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +36,14 @@ from guard import (
     Unmeasured,
     Verdict,
 )
-from guard.config import Deployment, load_gate
-from guard.doctor.lines import brought as thresholds_brought
+from guard.cli import main
+from guard.config import load_gate, resolve
 from guard.doctor.lines import lines
 from guard.judge import Fitted, Judge
 from guard.judges import Chain, EmbeddedJudge, Link, from_name
 from guard.profile import Profile
 from guard.testing import ScriptedJudge
+from guard.weights import Weights
 from guard.worker import shared_workers
 
 pytestmark = pytest.mark.local
@@ -201,6 +206,27 @@ def test_a_passage_in_another_script_may_hold_the_evidence(judge: EmbeddedJudge)
     gate = Gate(judge, Policy(thresholds=Thresholds(answer_at=1.0, refuse_below=0.9999)))
     assert gate.check(QUESTION, QUERY.contexts).route is Route.REFUSE
     assert gate.check(QUESTION, [*QUERY.contexts, "桥于1932年开通。"]).route is Route.CLARIFY
+
+
+@pytest.mark.parametrize(
+    "passage",
+    [
+        "The bridge is painted every ten years. 桥于一九三二年开通，历时六年建成，有四条车道。",
+        "The bridge is painted. " + "😀 " * 30,
+    ],
+)
+def test_what_is_half_read_may_hold_the_evidence(judge: EmbeddedJudge, passage: str) -> None:
+    """Its upper bound is open, whatever its own number is."""
+    verdict = verdict_of(judge, passage, "It has four lanes.")
+    assert verdict.low == verdict.p_true < verdict.high == 1.0
+
+
+@pytest.mark.parametrize(
+    ("question", "passage"), [("?", "!"), ("...", "Yes."), ("Why?", "-- ** --")]
+)
+def test_marks_say_nothing(judge: EmbeddedJudge, question: str, passage: str) -> None:
+    """There is nothing to judge."""
+    assert kind_of(judge, passage, question=question) == "refusal"
 
 
 @pytest.mark.parametrize(
@@ -497,11 +523,17 @@ def test_the_interpreter_ends(uses: str) -> None:
 
 TELEMETRY = """
 import os, sys
+seen = []
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            seen.append(os.environ.get("ORT_DISABLE_TELEMETRY"))
+sys.meta_path.insert(0, Watch())
 import guard.judges.embedded
-before = os.environ.get("ORT_DISABLE_TELEMETRY")
+assert not seen and "onnxruntime" not in sys.modules
 from guard.judges import EmbeddedJudge
 EmbeddedJudge(sys.argv[1])
-print(before, os.environ["ORT_DISABLE_TELEMETRY"])
+print(*seen)
 """
 
 
@@ -509,8 +541,8 @@ print(before, os.environ["ORT_DISABLE_TELEMETRY"])
 def test_onnxruntime_tells_nobody(tmp_path: Path) -> None:
     """Its telemetry is off before it is imported, unless somebody has decided on it."""
     at = str(folder(tmp_path))
-    assert ran(TELEMETRY, at) == "None 1\n"
-    assert ran(TELEMETRY, at, ORT_DISABLE_TELEMETRY="0") == "0 0\n"
+    assert ran(TELEMETRY, at) == "1\n"
+    assert ran(TELEMETRY, at, ORT_DISABLE_TELEMETRY="0") == "0\n"
 
 
 # ── More than it reads at once ───────────────────────────────────────────────────────────────────
@@ -610,10 +642,9 @@ def test_a_window_in_another_script_is_no_verdict(judge: EmbeddedJudge) -> None:
 @pytest.fixture
 def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmbeddedJudge:
     """A judge that says 0.5 and brings thresholds; ``embedded`` is its name."""
-    at = folder(tmp_path / "judge", odds=0.0)
-    bare = EmbeddedJudge(at)
-    profile = Profile(OWN, fingerprint=bare.fingerprint, signal="encoder")
-    profile.save(at / "profile.json")
+    at = folder(tmp_path / "judge", odds=0.0, profile=True)
+    fitted = Profile(OWN, fingerprint=Weights.load(at).fingerprint, signal="encoder")
+    fitted.save(at / "profile.json")
     monkeypatch.setattr("guard.judges.embedded.SHIPPED", at)
     return EmbeddedJudge()
 
@@ -664,7 +695,7 @@ def test_a_judge_without_a_profile_leaves_it_to_the_policy(tmp_path: Path) -> No
 
 def test_a_profile_of_another_model(brought: EmbeddedJudge, tmp_path: Path) -> None:
     """It is not applied."""
-    other = folder(tmp_path / "other", odds=0.5)
+    other = folder(tmp_path / "other", odds=0.5, profile=True)
     (other / "profile.json").write_bytes((tmp_path / "judge" / "profile.json").read_bytes())
     with pytest.raises(ConfigError, match="The profile is for"):
         Gate(EmbeddedJudge(other))
@@ -680,6 +711,35 @@ def test_behind_another_judge(brought: EmbeddedJudge) -> None:
     assert thresholds_of(Gate(Chain([first, Link(brought, set_here)]))) == set_here.thresholds
 
 
+def test_in_front_of_another_judge(brought: EmbeddedJudge) -> None:
+    """As a chain's first judge it is routed as by itself."""
+    other = Thresholds(0.9, 0.1)
+    behind = Link(ScriptedJudge(0.5), Profile(other))
+    assert thresholds_of(Gate(Chain([brought, behind]))) == OWN
+    assert thresholds_of(Gate(Chain([brought, behind]), Policy(thresholds=other))) == other
+    own = Link(brought, Profile(other, fingerprint=brought.fingerprint))
+    assert thresholds_of(Gate(Chain([own, behind]))) == other
+
+
+def test_the_same_judge_once_more_keeps_the_first_ones_profile(brought: EmbeddedJudge) -> None:
+    """What it brings does not beat what somebody has certified."""
+    strict = Profile(Thresholds(0.99, 0.01), fingerprint=brought.fingerprint)
+    again = EmbeddedJudge()
+    brought.close()
+    assert thresholds_of(Gate(Chain([Link(brought, strict), again]))) == strict.thresholds
+
+
+def test_unset_thresholds_stay_unset(brought: EmbeddedJudge) -> None:
+    """Copied, or in another process; changed, they are set."""
+    for policy in (copy.deepcopy(Policy()), copy.copy(Policy()), replace(Policy(), deadline=9)):
+        assert thresholds_of(Gate(brought, policy)) == OWN
+    sent = pickle.loads(pickle.dumps(Policy().thresholds))  # noqa: S301
+    assert sent is Policy().thresholds
+    changed = replace(Policy().thresholds, answer_at=0.9)
+    assert thresholds_of(Gate(brought, Policy(thresholds=changed))) == changed
+    assert pickle.loads(pickle.dumps(changed)) == changed  # noqa: S301
+
+
 FIRST = "[deployment.bot]\njudge = 'embedded'\n"
 BEHIND = (
     "[deployment.bot]\njudge = 'scripted:0.7'\nanswer_at = 0.8\nrefuse_below = 0.2\n"
@@ -693,7 +753,6 @@ SET = "answer_at = 0.9\nrefuse_below = 0.1\n"
     [
         (FIRST, {}, OWN),
         (FIRST + SET, {}, Thresholds(0.9, 0.1)),
-        (FIRST, {"RAG_GUARD_ANSWER_AT": "0.9"}, Thresholds(0.9, Policy().thresholds.refuse_below)),
         (BEHIND, {}, Thresholds(0.8, 0.2)),
     ],
 )
@@ -710,6 +769,49 @@ def test_in_a_file(
     assert thresholds_of(load_gate(file, deployment="bot", environ=environ)) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "environ"),
+    [(FIRST + "answer_at = 0.9\n", {}), (FIRST, {"RAG_GUARD_REFUSE_BELOW": "0.2"})],
+)
+def test_one_threshold_says_nothing_of_the_other(
+    brought: EmbeddedJudge, tmp_path: Path, text: str, environ: dict[str, str]
+) -> None:
+    """As on top of a profile in a file."""
+    file = tmp_path / "guard.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="only one threshold is given"):
+        load_gate(file, deployment="bot", environ=environ)
+
+
+INHERITED = (
+    "[deployment.base]\njudge = 'scripted:0.7'\nanswer_at = 0.8\nrefuse_below = 0.2\n"
+    "[deployment.bot]\nextends = 'base'\njudge = 'embedded'\n"
+)
+
+
+def test_thresholds_for_another_judge_are_left(brought: EmbeddedJudge, tmp_path: Path) -> None:
+    """They are gone for doctor as well, which would print them beside this judge."""
+    file = tmp_path / "guard.toml"
+    file.write_text(INHERITED)
+    gate = load_gate(file, deployment="bot", environ={})
+    assert thresholds_of(gate) == OWN
+    other = Thresholds(0.9, 0.1)
+    assert thresholds_of(gate.with_policy(Policy(thresholds=other))) == other
+    _, keys = resolve(file, "bot", {})
+    assert "answer_at" not in lines(keys, {}, "bot", None, is_fitted=True)
+
+
+def test_doctor_routes_as_the_gate_does(
+    brought: EmbeddedJudge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By what the judge brings, and it advises nobody to set what is there."""
+    with pytest.raises(SystemExit):
+        main(["doctor", "--judge", "embedded", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert "set them for this judge" not in (report["toml"] or "")
+    assert not [need for need in report["needs"] if "0.85" in need]
+
+
 @pytest.mark.parametrize(("more", "expected"), [("", OWN), (SET, Thresholds(0.9, 0.1))])
 def test_as_a_fallback_in_a_file(
     brought: EmbeddedJudge, tmp_path: Path, more: str, expected: Thresholds
@@ -724,16 +826,17 @@ def test_as_a_fallback_in_a_file(
 
 
 @pytest.mark.parametrize(
-    ("more", "missing"), [("answer_at = 0.9\n", "refuse_below"), ("", "answer_at")]
+    ("more", "says"),
+    [("answer_at = 0.9\n", "only one threshold is given"), ("", "has no|is missing|profile")],
 )
 def test_a_fallback_that_has_none_or_half(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, missing: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, says: str
 ) -> None:
     """The other half, or both, were set for another judge: one clear error."""
     monkeypatch.setattr("guard.judges.embedded.SHIPPED", folder(tmp_path / "bare"))
     file = tmp_path / "guard.toml"
     file.write_text(BEHIND + more)
-    with pytest.raises(ConfigError, match=f"{missing} is missing in a fallback"):
+    with pytest.raises(ConfigError, match=says):
         load_gate(file, deployment="bot", environ={})
 
 
@@ -743,13 +846,3 @@ def test_an_evaluation_leaves_it_aside(brought: EmbeddedJudge, tmp_path: Path) -
     file.write_text(FIRST)
     gate = load_gate(file, deployment="bot", environ={}, profiles=False)
     assert gate.profile is None and thresholds_of(gate) == Policy().thresholds
-
-
-def test_doctor_knows_what_it_brings(brought: EmbeddedJudge) -> None:
-    """It advises nobody to set thresholds that are there; set ones hold."""
-    bare, with_own = Deployment(judge="embedded"), Deployment(judge="embedded", answer_at=0.9)
-    assert thresholds_brought(bare, brought) == OWN
-    assert thresholds_brought(with_own, brought) is None
-    assert thresholds_brought(bare, ScriptedJudge(0.5)) is None
-    assert "set them for this judge" in lines(bare, {}, "bot", None)
-    assert "set them for this judge" not in lines(bare, {}, "bot", None, is_fitted=True)

@@ -7,7 +7,7 @@ import pytest
 from tiny_judge import letters
 
 from guard import ConfigError
-from guard.encoding import Encoding
+from guard.encoding import Encoding, foreign_share
 
 FIRST, BETWEEN, UNKNOWN = 2, 3, 1
 
@@ -54,20 +54,42 @@ def test_halves_of_pairs_are_read(encoding: Encoding, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "reads"),
+    ("text", "share"),
     [
-        ("a", True),
-        ("1", True),
-        ("a 😀", True),
-        ("😀", False),
-        ("a" * 101, False),
-        ("\u200b", False),
+        ("a", 0.0),
+        ("1", 0.0),
+        ("a 😀", 0.5),
+        ("😀", 1.0),
+        ("a" * 101, 1.0),
+        ("\u200b", 0.0),
     ],
 )
-def test_what_is_read(encoding: Encoding, text: str, reads: bool) -> None:
-    """Nothing is where all tokens are unknown, or there is none."""
-    piece = encoding.piece(text)
-    assert encoding.reads(piece) is reads
+def test_what_is_not_known(encoding: Encoding, text: str, share: float) -> None:
+    """Of the tokens; of none, nothing."""
+    assert encoding.unknown_share(encoding.piece(text)) == share
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("", 0.0),
+        ("1932!", 0.0),
+        ("Überfuhr, Đà", 0.0),
+        ("Мост", 1.0),
+        ("ab мо", 0.5),
+        ("桥a 2", 0.5),
+    ],
+)
+def test_letters_of_other_scripts(text: str, share: float) -> None:
+    """Digits and marks belong to none."""
+    assert foreign_share(text) == share
+
+
+@pytest.mark.parametrize("positions", [16, 64])
+def test_the_longest_input(encoding: Encoding, positions: int) -> None:
+    """As long as it is asked for."""
+    tokens = encoding.longest(positions)
+    assert len(tokens.ids) == len(tokens.types) == positions
 
 
 def test_what_the_description_says_of_lengths_is_not_obeyed() -> None:

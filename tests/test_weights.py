@@ -25,7 +25,7 @@ MB = 1_000_000
 @pytest.fixture
 def at(tmp_path: Path) -> Path:
     """A folder with all four files."""
-    at = folder(tmp_path / "judge")
+    at = folder(tmp_path / "judge", profile=True)
     Profile(Thresholds(0.6, 0.4)).save(at / "profile.json")
     return at
 
@@ -104,12 +104,9 @@ DAMAGES = (
 def test_a_damaged_file_is_one_clear_error(
     at: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    """Missing, cut, changed, something else: it is named. Only the profile may be missing."""
+    """Missing, cut, changed, something else: it is named."""
     EmbeddedJudge(at).close()
     damage(at / name)
-    if (name, damage) == ("profile.json", _remove):
-        assert EmbeddedJudge(at).default_profile is None
-        return
     error = error_of(at)
     assert name in error.message
     assert "rag-guard" in (error.hint or "")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from guard.encoder import INPUTS
+from guard.encoding import FORMAT
 
 _FLOAT, _INT64 = 1, 7
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -51,6 +52,7 @@ def described(hashes: Mapping[str, str]) -> dict[str, Any]:
     """The fields of a judge.json."""
     return {
         "name": "tiny",
+        "input": FORMAT,
         "labels": ["False", "True"],
         "positions": 64,
         "calibration": {"slope": 1.0, "intercept": 0.0},

@@ -90,6 +90,8 @@ def load_gate(
         chain = [replace(each, profile=None) for each in chain]
     settled = chain[0]
     policy = _policy(settled)
+    if not profiles:  # Nor what the judge brings: these count as set.
+        policy = replace(policy, thresholds=replace(policy.thresholds))
     judge, profile = judge_of(chain, environ if asks else None, brought=profiles)
     return Gate(
         judge,

@@ -33,6 +33,8 @@ from guard.windows import AT_MOST, MAX_WINDOWS
 
 MAX_SAMPLES = 200
 THRESHOLDS = ("answer_at", "refuse_below")
+BRINGING = ("embedded",)
+"""Judges that bring thresholds of their own."""
 
 TWO_CHOICES = "a profile has thresholds of its own, and others stand beside it."
 ONE_CHOICE = "Take `profile` away, or answer_at and refuse_below."
@@ -328,6 +330,8 @@ class Deployment(Table):
 
 
 def _thresholds(deployment: Deployment) -> Thresholds:
+    if not deployment.model_fields_set & {*THRESHOLDS}:
+        return DEFAULT_THRESHOLDS
     return Thresholds(answer_at=deployment.answer_at, refuse_below=deployment.refuse_below)
 
 

@@ -7,21 +7,21 @@ from urllib.parse import urlsplit
 
 from guard import judges
 from guard.breaker import Breakable
-from guard.config.deployment import MAX_SAMPLES, THRESHOLDS
+from guard.config.deployment import BRINGING, MAX_SAMPLES, THRESHOLDS
 from guard.config.layers import Settled
 from guard.config.profile import profile_of, require_for
 from guard.config.toml import dotted
 from guard.errors import ConfigError
-from guard.judge import Fitted, Judge
+from guard.judge import Judge
 from guard.judges.several import Chain, Link
 from guard.posterior import posterior
 from guard.profile import Profile
 from guard.providers import OPENAI, provider_of
+from guard.thresholds import DEFAULT_THRESHOLDS
 
 NO_KEY = "none: nothing is asked"
 # These run in this process, so a key that the file names for another judge is not asked for.
 _LOCAL_JUDGES = ("embedded", "gguf", "scripted")
-_BRINGS_THRESHOLDS = "embedded"
 
 
 def judge_of(
@@ -31,7 +31,7 @@ def judge_of(
 
     A fallback brings its judge and its thresholds, or its profile; everything else is the first
     one's. The judge of several has all profiles itself. ``environ`` holds the keys; ``None`` =
-    nothing will be asked. ``brought``: a judge for which no thresholds are set is routed by those
+    nothing will be asked. ``brought``: a fallback for which none are set is routed by those
     that it brings, if it does (`guard.judge.Fitted`).
     """
     first, *others = chain
@@ -43,35 +43,25 @@ def judge_of(
     for settled, profile in zip(chain, profiles, strict=True):
         _require_reach(settled, profile)
     links = [Link(_judge(one, environ), own) for one, own in zip(chain, profiles, strict=True)]
-    if brought:
-        links = [_with_brought(*each) for each in zip(chain, links, strict=True)]
-        _require_brought(chain, links)
     # With on_stale, what a profile for another judge leads to is the gate's to say.
     checked = first.deployment.on_stale is None
     if checked:
         _require_own_profiles(chain, links)
     if not others:
         return links[0].judge, links[0].profile
-    own = [Profile(settled.deployment.thresholds()) for settled in others]
-    later = zip(links[1:], own, strict=True)
-    behind = [Link(link.judge, link.profile or cuts) for link, cuts in later]
+    behind = [
+        _with_thresholds(settled, link, brought=brought)
+        for settled, link in zip(others, links[1:], strict=True)
+    ]
     return Chain([links[0], *behind], check_profiles=checked), None
 
 
-def _with_brought(settled: Settled, link: Link) -> Link:
-    """The link, with what its judge brings where nothing is set for it."""
-    if link.profile is not None or settled.own & {*THRESHOLDS}:
+def _with_thresholds(settled: Settled, link: Link, *, brought: bool) -> Link:
+    """A fallback with its thresholds, unless its judge is to bring them."""
+    cuts = settled.deployment.thresholds()
+    if link.profile is not None or (brought and cuts is DEFAULT_THRESHOLDS):
         return link
-    return Link(link.judge, link.judge.default_profile if isinstance(link.judge, Fitted) else None)
-
-
-def _require_brought(chain: Sequence[Settled], links: Sequence[Link]) -> None:
-    """Raises, freeing all judges, where a fallback brings no thresholds though it should."""
-    for settled, link in [*zip(chain, links, strict=True)][1:]:
-        if link.profile is None and not settled.own & {*THRESHOLDS}:
-            for each in links:
-                judges.close(each.judge)
-            raise _thresholds_missing(settled, "answer_at")
+    return Link(link.judge, Profile(cuts))
 
 
 def _require_own_profiles(chain: Sequence[Settled], links: Sequence[Link]) -> None:
@@ -133,23 +123,20 @@ def _usual_key(judge: str, base_url: str | None) -> str | None:
 
 def _require_thresholds(settled: Settled) -> None:
     """Raises unless a fallback has thresholds, or a profile, that were set for its own judge."""
-    if settled.deployment.judge == _BRINGS_THRESHOLDS and not settled.own & {*THRESHOLDS}:
+    if settled.deployment.judge in BRINGING and not settled.own & {*THRESHOLDS}:
         return
     for key in THRESHOLDS if settled.deployment.profile is None else ("profile",):
-        if key not in settled.own:
-            raise _thresholds_missing(settled, key)
-
-
-def _thresholds_missing(settled: Settled, key: str) -> ConfigError:
-    place = f"{settled.file}: {dotted('deployment', settled.name, key)}"
-    problem = "is missing in a fallback"
-    if key in settled.origins:
-        problem = "is inherited and not set for its judge"
-    return ConfigError(
-        f"{place} {problem}: thresholds for one judge are not thresholds for another.",
-        hint="Write `answer_at = …` and `refuse_below = …` beside the `judge` that they are "
-        "for, which is this fallback's; or a `profile`.",
-    )
+        if key in settled.own:
+            continue
+        place = f"{settled.file}: {dotted('deployment', settled.name, key)}"
+        problem = "is missing in a fallback"
+        if key in settled.origins:
+            problem = "is inherited and not set for its judge"
+        raise ConfigError(
+            f"{place} {problem}: thresholds for one judge are not thresholds for another.",
+            hint="Write `answer_at = …` and `refuse_below = …` beside the `judge` that they are "
+            "for, which is this fallback's; or a `profile`.",
+        )
 
 
 def _require_reach(settled: Settled, profile: Profile | None) -> None:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from guard._json import as_map, as_text
 from guard.config.complaints import Where, contradicted, unusable, wrong
 from guard.config.deployment import (
+    BRINGING,
     ONE_CHOICE,
     SUITED,
     THRESHOLDS,
@@ -89,6 +90,7 @@ def settle(name: str, file: str | None, layers: Iterable[Layer]) -> Settled:
             values[key] = _merged(values.get(key), value)
             origins[key] = layer.where([key])
     _leave_unsuited(values, origins, own)
+    _leave_thresholds(values, origins, own)
     profile = profile if "profile" in values else None
     try:
         deployment = Deployment.model_validate(values)
@@ -134,6 +136,25 @@ def _leave_unsuited(values: dict[str, object], origins: Mapping[str, str], own: 
     for key in unsuited(judge):
         if key in own:
             raise unusable(origins[key], SUITED[key], judge)
+        values.pop(key, None)
+
+
+def _leave_thresholds(values: dict[str, object], origins: Mapping[str, str], own: Set[str]) -> None:
+    """Takes away thresholds that were set for another judge, where this one brings its own.
+
+    Raises:
+        ConfigError: one was set for this judge, which says nothing of the other one.
+    """
+    if values.get("judge") not in BRINGING:
+        return
+    given = [key for key in THRESHOLDS if key in own]
+    if len(given) == 1:
+        raise ConfigError(
+            f"{origins[given[0]]} takes the place of what the judge brings, but only one threshold "
+            "is given.",
+            hint="Give both, answer_at and refuse_below, or none.",
+        )
+    for key in () if given else THRESHOLDS:
         values.pop(key, None)
 
 

@@ -15,11 +15,11 @@ from guard.doctor.chat import Examination, examine_chat
 from guard.doctor.exchange import Exchange, Line
 from guard.doctor.findings import APART, Pair, latency, pair_of, tells_apart, verdicts
 from guard.doctor.instead import Instead, instead_of
-from guard.doctor.lines import brought, lines, shown_address
+from guard.doctor.lines import lines, shown_address
 from guard.doctor.report import Conclusion, Finding, Report
 from guard.doctor.trouble import REACHED, trouble
 from guard.errors import JudgeError
-from guard.judge import Judge
+from guard.judge import Fitted, Judge
 from guard.judges.chat import ChatJudge
 from guard.judges.client_judge import ClientJudge
 from guard.judges.sampled import SampledJudge
@@ -27,9 +27,12 @@ from guard.judges.several import Chain, Mean
 from guard.posterior import posterior
 from guard.providers import Provider, likely_local, provider_of
 from guard.query import Query
+from guard.routing import Routed
+from guard.verdict import Verdict
 
 __all__ = ["INSUFFICIENT", "SUFFICIENT", "Finding", "Report", "examine"]
 
+Route = Callable[[Verdict], Routed]
 Progress = Callable[[str], None]
 
 # A deadline must leave room for a slow day.
@@ -44,6 +47,7 @@ def examine(
     judge: Judge,
     keys: Deployment,
     *,
+    route: Route,
     name: str = "default",
     time_limit: float = 30.0,
     progress: Progress = lambda _what: None,
@@ -53,11 +57,12 @@ def examine(
     Args:
         judge: made from ``keys``.
         keys: the deployment; its name of the judge and its address go into the report.
+        route: where the deployment sends a query with a verdict, see `guard.Gate.route`.
         name: the deployment's, for the lines to paste.
         time_limit: seconds for each judgement.
         progress: told what is being done, in words.
     """
-    return _Visit(_single(judge), keys, name, Line(time_limit), progress).report()
+    return _Visit(_single(judge), keys, name, Line(time_limit), progress, route).report()
 
 
 def _single(judge: Judge) -> Judge:
@@ -70,15 +75,16 @@ class _Visit:
     """One examination under way."""
 
     def __init__(
-        self, judge: Judge, keys: Deployment, name: str, line: Line, progress: Progress
+        self,
+        judge: Judge,
+        keys: Deployment,
+        name: str,
+        line: Line,
+        progress: Progress,
+        route: Route,
     ) -> None:
-        self.judge, self.keys, self.name, self.line, self.progress = (
-            judge,
-            keys,
-            name,
-            line,
-            progress,
-        )
+        self.judge, self.keys, self.name = judge, keys, name
+        self.line, self.progress, self.route = line, progress, route
         self.kind = (keys.judge or "").partition(":")[0]
         self.findings = list[Finding]()
         self.needs = list[str]()
@@ -163,9 +169,9 @@ class _Visit:
 
     def _require_routes(self, pair: Pair) -> None:
         """The thresholds that apply must answer the one case and refuse the other."""
-        cuts = brought(self.keys, self.judge) or self.keys.thresholds()
-        policy = self.keys.policy()
-        routes = [policy.route(one.low, one.high, thresholds=cuts)[0].value for one in pair]
+        routed = [self.route(one) for one in pair]
+        routes = [one.route.value if one.route else "raise" for one in routed]
+        cuts = routed[0].thresholds
         if routes != ["answer", "refuse"]:
             self.needs.append(
                 f"Set thresholds that fit it: at answer_at = {cuts.answer_at:g} and refuse_below = "
@@ -238,7 +244,7 @@ class _Visit:
         )
 
     def _lines(self, extra: Mapping[str, object], address: str | None) -> str:
-        is_fitted = brought(self.keys, self.judge) is not None
+        is_fitted = isinstance(self.judge, Fitted) and self.judge.default_profile is not None
         return lines(self.keys, extra, self.name, address, is_fitted=is_fitted)
 
 

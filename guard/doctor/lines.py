@@ -7,8 +7,6 @@ from urllib.parse import urlsplit, urlunsplit
 from guard.config import Deployment
 from guard.config.deployment import unsuited
 from guard.config.toml import dotted, written
-from guard.judge import Fitted
-from guard.thresholds import Thresholds
 
 # Decision endpoints rate a statement, and refuse labels.
 _RATING, _WORDS = ("decisions", "systemone"), ("labels",)
@@ -65,14 +63,6 @@ def lines(
 
 
 _CUTS = ("answer_at", "refuse_below")
-
-
-def brought(keys: Deployment, judge: object) -> Thresholds | None:
-    """The thresholds that the judge brings, where none are set; ``None`` = it brings none."""
-    if keys.model_fields_set.intersection(_CUTS) or not isinstance(judge, Fitted):
-        return None
-    profile = judge.default_profile
-    return None if profile is None else profile.thresholds
 
 
 def shown_address(address: str) -> str:

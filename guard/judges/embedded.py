@@ -8,16 +8,17 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 from guard._fork import renew_in_child
 from guard._require import require_number
 from guard.encoder import Session, log_odds, never_free, session_of
-from guard.encoding import Encoding, Tokens, is_latin
+from guard.encoding import Encoding, Tokens, foreign_share
 from guard.errors import ConfigError, JudgeRejected, Unmeasured
 from guard.profile import Profile
 from guard.query import Query
@@ -36,6 +37,15 @@ _USUAL_THREADS = 4
 # A token of real text has four characters; a text with so many more is not tried.
 _CHARS_TO_A_TOKEN = 20
 _MOST_QUESTION = 0.5  # Share of the positions.
+# Of what a text says. A name in its own script, in brackets, is no evidence that was missed.
+_MOST_FOREIGN, _HARDLY_ANY = 0.5, 0.1
+
+
+class _Read(NamedTuple):
+    """A text's tokens, none if they would tell nothing, and whether they are all of it."""
+
+    tokens: list[int]
+    is_whole: bool
 
 
 class EmbeddedJudge:
@@ -46,8 +56,9 @@ class EmbeddedJudge:
     of them, as LlamaIndex's condensing engines do. Retrieved text can lie to it, but not command
     it: it follows no instructions.
 
-    Passages that it cannot read, in other letters than Latin ones, it leaves out. They may hold the
-    evidence, so ``high`` is 1 then: such a query can be answered, but not refused.
+    Passages that it cannot read, in other letters than Latin ones, it leaves out. They, or what it
+    cannot read of others, may hold the evidence, so ``high`` is 1 then: such a query can be
+    answered, but not refused.
 
     Carried over a fork, it loads its model anew in the child.
 
@@ -77,9 +88,9 @@ class EmbeddedJudge:
             require_number("threads", threads, 1, MAX_THREADS, whole=True)
         self.weights = Weights.load(SHIPPED if folder is None else Path(folder))
         self.model: str | None = self.weights.name
-        self.fingerprint = f"encoder:{self.weights.name}:{self.weights.digest[:16]}"
-        self.default_profile = _profile(self.weights.folder / PROFILE)
-        self._threads = threads or min(os.cpu_count() or 1, _USUAL_THREADS)
+        self.fingerprint = self.weights.fingerprint
+        self.default_profile = _profile(self.weights)
+        self._threads = threads or min(_cores(), _USUAL_THREADS)
         self._idle = threading.Condition()
         self._in_flight = 0
         self._is_closed = False
@@ -88,7 +99,8 @@ class EmbeddedJudge:
         renew_in_child(self)
         # A thread that comes back from onnxruntime after the interpreter has ended aborts the
         # process. The weak reference lets a forgotten judge go before that.
-        atexit.register(partial(_close_at_exit, weakref.ref(self)))
+        self._at_exit = partial(_close_at_exit, weakref.ref(self))
+        atexit.register(self._at_exit)
 
     def judge(self, query: Query, *, timeout: float) -> Verdict:
         """Measures one query; see `guard.judge.Judge`. It cannot be interrupted.
@@ -125,6 +137,7 @@ class EmbeddedJudge:
             self._is_closed = True
             self._idle.wait_for(lambda: self._in_flight <= 0)
             self._session = None
+        atexit.unregister(self._at_exit)
 
     def begin_anew(self) -> None:
         """In a forked child, where it is called by itself: onnxruntime's threads are not here."""
@@ -136,7 +149,7 @@ class EmbeddedJudge:
         model, description = self.weights.read()
         try:
             encoding, session = Encoding(description), session_of(model, self._threads)
-            log_odds(session, encoding.encode(".", ["."]))
+            log_odds(session, encoding.longest(self.weights.positions))
             return encoding, session
         except ConfigError:
             raise
@@ -177,8 +190,8 @@ class EmbeddedJudge:
         contexts = [text for text in query.contexts if text.strip()]
         if sum(map(len, (query.question, *contexts))) > most * _CHARS_TO_A_TOKEN:
             raise _too_long(most)
-        pieces = [self._read(text) for text in (query.question, *contexts)]
-        question, *passages = [piece or [] for piece in pieces]
+        texts = [self._read(text) for text in (query.question, *contexts)]
+        question, *passages = [text.tokens for text in texts]
         if not question or not any(passages):
             raise _nothing_read("passages" if question else "question")
         if len(question) > most * _MOST_QUESTION:
@@ -186,14 +199,15 @@ class EmbeddedJudge:
         tokens = self._encoding.joined(question, passages)
         if len(tokens.ids) > most:
             raise _too_long(most)
-        return tokens, None not in pieces
+        return tokens, all(text.is_whole for text in texts)
 
-    def _read(self, text: str) -> list[int] | None:
-        """Its tokens; ``None`` where they would tell the model nothing."""
-        if not is_latin(text):
-            return None
+    def _read(self, text: str) -> _Read:
+        """What the model can make of a text."""
         piece = self._encoding.piece(text)
-        return piece if self._encoding.reads(piece) or not piece else None
+        unread = max(foreign_share(text), self._encoding.unknown_share(piece))
+        # Marks alone say nothing, and hide nothing.
+        is_blank = not any(letter.isalnum() for letter in text) and unread < 1
+        return _Read([] if is_blank or unread > _MOST_FOREIGN else piece, unread <= _HARDLY_ANY)
 
     def _probability(self, session: Session, tokens: Tokens) -> float:
         try:
@@ -206,14 +220,21 @@ class EmbeddedJudge:
             ) from error
 
 
+def _cores() -> int:
+    """Those that this process may use, which in a container are not all."""
+    usable: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable is not None else os.cpu_count() or 1
+
+
 def _close_at_exit(judge: "weakref.ref[EmbeddedJudge]") -> None:
     if (alive := judge()) is not None:
         alive.close()
 
 
-def _profile(file: Path) -> Profile | None:
-    if not os.path.lexists(file):
+def _profile(weights: Weights) -> Profile | None:
+    if not weights.has_profile:
         return None
+    file = weights.folder / PROFILE
     try:
         return Profile.load(file)
     except ConfigError as error:
