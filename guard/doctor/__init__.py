@@ -8,6 +8,7 @@ Nothing is taken from a model's name: which models give logprobs changes by the 
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from guard.config import Deployment
 from guard.doctor.cases import INSUFFICIENT, SUFFICIENT
@@ -24,10 +25,11 @@ from guard.judges.chat import ChatJudge
 from guard.judges.client_judge import ClientJudge
 from guard.judges.sampled import SampledJudge
 from guard.judges.several import Chain, Mean
+from guard.policy import Policy
 from guard.posterior import posterior
 from guard.providers import Provider, likely_local, provider_of
 from guard.query import Query
-from guard.routing import Routed
+from guard.routing import Routed, route_verdict
 from guard.verdict import Verdict
 
 __all__ = ["INSUFFICIENT", "SUFFICIENT", "Finding", "Report", "examine"]
@@ -47,7 +49,7 @@ def examine(
     judge: Judge,
     keys: Deployment,
     *,
-    route: Route,
+    route: Route | None = None,
     name: str = "default",
     time_limit: float = 30.0,
     progress: Progress = lambda _what: None,
@@ -57,12 +59,19 @@ def examine(
     Args:
         judge: made from ``keys``.
         keys: the deployment; its name of the judge and its address go into the report.
-        route: where the deployment sends a query with a verdict, see `guard.Gate.route`.
+        route: where a query with a verdict goes, see `guard.Gate.route`; ``None`` = by the
+            thresholds of ``keys``.
         name: the deployment's, for the lines to paste.
         time_limit: seconds for each judgement.
         progress: told what is being done, in words.
     """
+    if route is None:
+        route = partial(_by_keys, keys.policy())
     return _Visit(_single(judge), keys, name, Line(time_limit), progress, route).report()
+
+
+def _by_keys(policy: Policy, verdict: Verdict) -> Routed:
+    return route_verdict(policy, None, verdict, None)
 
 
 def _single(judge: Judge) -> Judge:
