@@ -1,144 +1,207 @@
 """Calibrates an exported judge: P(sufficient) in ``judge.json``, thresholds in ``profile.json``.
 
 ``python training/calibrate.py --data DIR --model FOLDER``; `export.py` does the same at its end.
-Both are fitted to the calibration half of the held-out families (`exams.Halves`), on rows of which
-half are sufficient, in each exam.
+Of the calibration half of the held-out families (`exams.Halves`), on rows of which half are
+sufficient in each exam, a part serves for P and the other for the thresholds.
 """
 
 import argparse
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 from data import Row, Split, read
 from exams import CALIBRATED_ON, as_many, exams
 from judged import Judged, judged, measured_of
-from sklearn.linear_model import LogisticRegression
 
-from guard.bootstrap import exact
+from guard.calibrating import FIT_SHARE, LEAST_OF_A_LANGUAGE
+from guard.calibration import Platt
+from guard.certificate import Certified
+from guard.certification import certify
+from guard.fitting import fit
 from guard.judges.embedded import PROFILE, EmbeddedJudge
 from guard.profile import Profile
 from guard.thresholds import Thresholds
-from guard.weights import DESCRIPTION
+from guard.weights import DESCRIPTION, MODEL, TOKENIZER
 
-WRONG = 0.10
-"""Of the rows answered, and of those refused, at most so many may be wrong,"""
-WRONG_SURELY = 0.12
-"""and by the upper end of their 95 % interval at most so many."""
+MAX_LEAK, MAX_FALSE_REFUSAL, CONFIDENCE = 0.12, 0.10, 0.95
+"""What the thresholds have to keep, by `guard.certification.certify`."""
 LEAST = 0.10
-"""Where no cut is as good as that: the share of their rows that are answered, or refused."""
-WINDOWS = 1000
-"""The profile is for sets of any length."""
+"""Share of the sufficient rows that is answered in any case."""
+LONG_ROWS = 60
+"""Rows of each label with forty passages, which take seconds."""
+RAW = {"slope": 1.0, "intercept": 0.0}
 
 
-class Cut(NamedTuple):
-    """One threshold, and whether it keeps what is asked of it on the rows that it was found on."""
+class Chosen(NamedTuple):
+    """Thresholds, and whether they keep on the rows what is asked; if not, why not."""
 
-    at: float
+    thresholds: Thresholds
     kept: bool
+    why_not: str = ""
 
 
-def platt(odds: Sequence[float], truths: Sequence[bool]) -> tuple[float, float]:
-    """Slope and intercept of P(True) = sigmoid(slope · odds + intercept) (Platt 1999).
+def platt(found: Sequence[Judged], split: Split) -> tuple[float, float]:
+    """Slope and intercept of P(True) = sigmoid(slope · odds + intercept) (`guard.fitting`).
 
-    Both labels weigh alike: how often contexts suffice is for the user's own rows to say.
+    Raises:
+        SystemExit: the scores do not rise with the truth.
     """
-    fitted = LogisticRegression(C=1e6, class_weight="balanced").fit(
-        np.array(odds).reshape(-1, 1), np.array(truths)
+    fitted = fit(
+        [each.p for each in found if each.p is not None],
+        [each.row.sufficient for each in found],
+        [split.family(each.row) for each in found],
+        kind="platt",
     )
-    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    if not isinstance(fitted.calibrator, Platt):
+        raise SystemExit(f"The judge cannot be calibrated. {fitted.note}")
+    return fitted.calibrator.slope, fitted.calibrator.intercept
 
 
-def answering(scores: Sequence[float], truths: Sequence[bool]) -> Cut:
-    """The lowest score from which on few enough of the rows lack evidence.
+def chosen(pilot: Sequence[Judged], found: Sequence[Judged], split: Split) -> Chosen:
+    """Thresholds that keep `MAX_LEAK` and `MAX_FALSE_REFUSAL` on one random row of each family.
 
-    Where there is none: the one from which on a tenth of the sufficient rows are answered.
+    Where none are sure to: those that keep both as seen on all rows, and answer a tenth of the
+    sufficient rows in any case.
 
     Args:
-        scores: P(sufficient) in [0, 1] of each row.
-        truths: whether it is sufficient.
+        pilot: the rows that P was fitted to; they say where the search begins.
+        found: others.
     """
-    good, bad = _split(scores, truths)
-    ordered = sorted({*scores})
-    for at, score in enumerate(ordered):
-        wrong, right = (bad >= score).sum(), (good >= score).sum()
-        if _few_enough(int(wrong), int(right)):
-            return Cut((ordered[max(0, at - 1)] + score) / 2, True)
-    return Cut(float(np.quantile(good, 1 - LEAST)), False)
+    outcome = certify(
+        [each.score for each in found],
+        [each.row.sufficient for each in found],
+        max_leak=MAX_LEAK,
+        max_false_refusal=MAX_FALSE_REFUSAL,
+        confidence=CONFIDENCE,
+        groups=[split.family(each.row) for each in found],
+        on_unmeasured=[each.route for each in found],
+        pilot=[each.score for each in pilot],
+        pilot_sufficient=[each.row.sufficient for each in pilot],
+    )
+    if isinstance(outcome, Certified):
+        return Chosen(_rounded(outcome.thresholds), True)
+    return Chosen(_as_seen(found), False, outcome.reason)
 
 
-def refusing(scores: Sequence[float], truths: Sequence[bool]) -> Cut:
-    """The highest score below which few enough of the rows had evidence; see `answering`."""
-    mirrored = answering([1 - score for score in scores], [not truth for truth in truths])
-    return Cut(1 - mirrored.at, mirrored.kept)
+def _as_seen(found: Sequence[Judged]) -> Thresholds:
+    kept = measured_of(found)
+    good = np.array([each.p for each in kept if each.row.sufficient])
+    bad = np.array([each.p for each in kept if not each.row.sufficient])
+    answer_at = float(np.quantile(good, 1 - LEAST))
+    # Down to the first that leaks more, not to the last that leaks less: that one was lucky.
+    for cut in sorted({*good[good < answer_at]}, reverse=True):
+        leaks, right = (bad >= cut).sum(), (good >= cut).sum()
+        if leaks > MAX_LEAK * (leaks + right):
+            break
+        answer_at = float(cut)
+    refuse_below = min(float(np.quantile(good, MAX_FALSE_REFUSAL)), answer_at)
+    return _rounded(Thresholds(answer_at, refuse_below))
 
 
-def _split(scores: Sequence[float], truths: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
-    values, is_good = np.array(scores), np.array(truths, dtype=bool)
-    return values[is_good], values[~is_good]
+def _rounded(cuts: Thresholds) -> Thresholds:
+    """In thousandths: ``answer_at`` up, ``refuse_below`` down, so that both keep what they kept."""
+    refuse_below = np.floor(1000 * cuts.refuse_below) / 1000
+    return Thresholds(float(np.ceil(1000 * cuts.answer_at) / 1000), float(refuse_below))
 
 
-def _few_enough(wrong: int, right: int) -> bool:
-    share, rows = wrong / max(1, wrong + right), wrong + right
-    if not rows or share > WRONG:
-        return False
-    high = exact(share, rows).high
-    return high is not None and high <= WRONG_SURELY
+def windows_of(found: Sequence[Judged]) -> int:
+    """The most that enough rows had, or more, as in `guard.calibrating`."""
+    counts = sorted((each.windows for each in measured_of(found)), reverse=True)
+    return counts[LEAST_OF_A_LANGUAGE - 1] if len(counts) >= LEAST_OF_A_LANGUAGE else 1
 
 
-def thresholds_of(answer: Cut, refuse: Cut) -> Thresholds:
-    """The pair, in thousandths; one in the middle where a judge so good leaves nothing between."""
-    answer_at, refuse_below = answer.at, refuse.at
-    if refuse_below > answer_at:
-        answer_at = refuse_below = (answer_at + refuse_below) / 2
-    return Thresholds(answer_at=round(answer_at, 3), refuse_below=round(refuse_below, 3))
+def parts(found: Sequence[Judged], split: Split) -> tuple[list[Judged], list[Judged]]:
+    """Measured rows to fit P to, and all rows to choose thresholds on: families by lot."""
+    fitting = [each for each in found if _lot(split.family(each.row)) < FIT_SHARE]
+    drawn = {id(each) for each in fitting}
+    return measured_of(fitting), [each for each in found if id(each) not in drawn]
+
+
+def _lot(family: str) -> float:
+    return int.from_bytes(hashlib.sha256(f"fit:{family}".encode()).digest()[:8]) / 2**64
 
 
 def calibration_rows(sets: dict[str, list[Row]], split: Split, most: int) -> dict[str, list[Row]]:
     """Of each exam as many rows of each label, from the calibration half."""
-    found = exams(sets, split, half="calibration")
-    return {name: as_many(found[name], most) for name in CALIBRATED_ON}
+    found = exams(sets, split, "calibration")
+    counts = {name: min(most, LONG_ROWS) if name == "among_39" else most for name in CALIBRATED_ON}
+    return {name: as_many(found[name], count) for name, count in counts.items()}
 
 
-def calibrated(folder: Path, rows: dict[str, list[Row]]) -> dict[str, Any]:
-    """Fits and writes both files; what was chosen, and on how many rows."""
-    describe(folder, calibration={"slope": 1.0, "intercept": 0.0})
-    found = _judged(folder, rows, "for the slope")
-    slope, intercept = platt([each.odds for each in found], [each.row.sufficient for each in found])
-    calibration = {"slope": slope, "intercept": intercept, "rows": len(found)}
-    describe(folder, calibration=calibration)
-    # Once more: which passages of long sets are judged together hangs on probabilities.
-    found = _judged(folder, rows, "for thresholds")
-    scores = [each.p for each in found if each.p is not None]
-    truths = [each.row.sufficient for each in found]
-    answer, refuse = answering(scores, truths), refusing(scores, truths)
-    thresholds = thresholds_of(answer, refuse)
-    _profile(folder, thresholds, rows).save(folder / PROFILE)
-    kept = {"answer_at_kept": answer.kept, "refuse_below_kept": refuse.kept}
-    return {**calibration, **asdict(thresholds), **kept}
+def calibrated(
+    folder: Path, description: Mapping[str, Any], rows: dict[str, list[Row]], split: Split
+) -> dict[str, Any]:
+    """Fits both files, and writes them when both are there; what was chosen, on how many rows.
+
+    Args:
+        folder: with model and tokenizer.
+        description: what ``judge.json`` says but for the calibration and the split.
+    """
+    fields = {**description, "split": split.record}
+    with trial(folder / MODEL, folder / TOKENIZER, {**fields, "calibration": RAW}) as tried:
+        fitting, _ = parts(asked(tried, rows, "for the slope"), split)
+        slope, intercept = platt(fitting, split)
+        platts = {"slope": slope, "intercept": intercept, "rows": len(fitting)}
+        _describe(tried, {**fields, "calibration": platts})
+        # Once more: which passages of long sets are judged together hangs on probabilities.
+        found = asked(tried, rows, "for thresholds")
+        fitting, choosing = parts(found, split)
+        cuts = chosen(fitting, choosing, split)
+        windows = windows_of(choosing)
+        _profile(tried, cuts.thresholds, windows, rows).save(tried / PROFILE)
+        _published(tried, folder)
+    said = {"kept": cuts.kept, "why_not": cuts.why_not, "windows": windows}
+    return {**platts, **asdict(cuts.thresholds), **said, "rows_for_thresholds": len(choosing)}
 
 
-def describe(folder: Path, **fields: object) -> None:
-    """Changes some fields of ``judge.json``; a profile of what it was before goes."""
-    (folder / PROFILE).unlink(missing_ok=True)
-    file = folder / DESCRIPTION
-    known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    file.write_text(json.dumps(known | fields, indent=2) + "\n", "utf-8")
+@contextmanager
+def trial(model: Path, tokenizer: Path, description: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder that can be loaded, for as long as it is needed: nobody finds it half-made."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copyfile(model, folder / MODEL)
+        shutil.copyfile(tokenizer, folder / TOKENIZER)
+        _describe(folder, description)
+        yield folder
 
 
-def _judged(folder: Path, rows: dict[str, list[Row]], what: str) -> list[Judged]:
+def asked(folder: Path, rows: dict[str, list[Row]], what: str) -> list[Judged]:
+    """All rows, judged by what is in ``folder``."""
     judge = EmbeddedJudge(folder, threads=1)
-    found = measured_of([each for part in judged(judge, rows, what=what).values() for each in part])
+    found = [each for part in judged(judge, rows, what=what).values() for each in part]
     judge.close()
     return found
 
 
-def _profile(folder: Path, thresholds: Thresholds, rows: dict[str, list[Row]]) -> Profile:
-    """Thresholds alone: P is calibrated in the judge, and promised is nothing."""
+def _describe(folder: Path, fields: Mapping[str, Any]) -> None:
+    (folder / DESCRIPTION).write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
+
+
+def _published(source: Path, folder: Path) -> None:
+    """Between the two a judge without thresholds of its own is there, which is no wrong one."""
+    (folder / PROFILE).unlink(missing_ok=True)
+    for name in (DESCRIPTION, PROFILE):
+        fresh = folder / f"{name}.new"
+        shutil.copyfile(source / name, fresh)
+        os.replace(fresh, folder / name)
+
+
+def _profile(
+    folder: Path, thresholds: Thresholds, windows: int, rows: dict[str, list[Row]]
+) -> Profile:
+    """Thresholds alone: P is calibrated in the judge, and promised is nothing.
+
+    A certificate would be about questions drawn as these exams were, which nobody's are.
+    """
     judge = EmbeddedJudge(folder)
     names = "\n".join(f"{name} {row.id}" for name, part in rows.items() for row in part)
     judge.close()
@@ -147,7 +210,7 @@ def _profile(folder: Path, thresholds: Thresholds, rows: dict[str, list[Row]]) -
         fingerprint=judge.fingerprint,
         signal="encoder",
         languages=("en",),
-        windows=WINDOWS,
+        windows=windows,
         data_version=hashlib.sha256(names.encode()).hexdigest()[:16],
     )
 
@@ -155,8 +218,12 @@ def _profile(folder: Path, thresholds: Thresholds, rows: dict[str, list[Row]]) -
 def main() -> None:
     options = _options()
     sets = read(options.data)
-    rows = calibration_rows(sets, Split(sets), options.few)
-    print(json.dumps(calibrated(options.model, rows)))
+    split = Split(sets)
+    known = json.loads((options.model / DESCRIPTION).read_text("utf-8"))
+    if note := split.require(known.get("split"), f"The judge in {options.model}"):
+        print(note, flush=True)
+    rows = calibration_rows(sets, split, options.few)
+    print(json.dumps(calibrated(options.model, known, rows, split)))
 
 
 def _options() -> argparse.Namespace:

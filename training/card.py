@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from page import HELD_OUT, LANGUAGES, OUTSIDE, between, number, percent, table
+from page import FEW, HELD_OUT, LANGUAGES, MARK, OUTSIDE, between, number, percent, table
 
 WORTH = 0.75
 """An exam below this AUROC is listed as a weakness."""
@@ -110,19 +110,31 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _training(logs: Sequence[list[dict[str, Any]]]) -> str:
-    ends = [log[-1] for log in logs if log and "steps" in log[-1]]
-    rows = [
-        [str(at), f"{end['steps']:,}", f"{end['pairs']:,}", f"{end['seconds'] / 3600:.2f}"]
-        for at, end in enumerate(ends, 1)
-    ]
-    if not rows:
+    runs = [run for log in logs if (run := _run(log))]
+    if not runs:
         return ""
-    total = [f"{sum(end[key] for end in ends):,}" for key in ("steps", "pairs")]
-    hours = sum(end["seconds"] for end in ends) / 3600
-    rows.append(["**together**", *total, f"{hours:.2f}"])
+    rows = [[str(at), *_counts(run)] for at, run in enumerate(runs, 1)]
+    together = {key: sum(run[key] for run in runs) for key in _COUNTED}
+    rows.append(["**together**", *_counts(together)])
     head = ("run", "steps", "pairs", "hours on CPU cores")
     said = "A pair is a question with contexts that suffice, and with others that do not.\n\n"
     return "## Training\n\n" + said + table(head, rows)
+
+
+_COUNTED = ("steps", "pairs", "seconds")
+
+
+def _run(log: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """What the runs of one folder took together: progress counts on from where the first began."""
+    ends = [line for line in log if "steps" in line]
+    if not ends:
+        return None
+    began = next((line["began"] for line in log if "began" in line), {})
+    return {key: ends[-1][key] - began.get(key, 0) for key in _COUNTED}
+
+
+def _counts(run: Mapping[str, float]) -> list[str]:
+    return [f"{run['steps']:,}", f"{run['pairs']:,}", f"{run['seconds'] / 3600:.2f}"]
 
 
 def _data(logs: Sequence[list[dict[str, Any]]]) -> str:
@@ -141,7 +153,9 @@ def _data(logs: Sequence[list[dict[str, Any]]]) -> str:
     return (
         "## Data\n\nNo row is part of this package. Labels are the sets' own; most insufficient "
         "contexts were made of other passages of the same set, or by taking evidence away. A tenth "
-        "of all articles and questions was held out. We thank everybody who made these sets; "
+        "of all families was held out: rows that share a question, and a title, page or passage "
+        "where the set names one. Held-out rows with a passage that is like one that was trained "
+        "on were left out of all figures. We thank everybody who made these sets; "
         "whoever trains on them anew, or passes rows on, is bound by their licences.\n\n"
         + table(("set", "licence", "pairs"), [*rows, *measured])
     )
@@ -158,7 +172,9 @@ def _metrics(figures: Mapping[str, Any]) -> str:
     head = ("exam", "rows", "AUROC [95 %]", "word overlap")
     return (
         "## How good it is\n\nOn rows that nothing was trained or calibrated on; intervals over "
-        "articles and questions. All tables: docs/embedded-judge.md.\n\n" + table(head, rows) + cuts
+        f"families ({MARK}: fewer than {FEW}). All tables: docs/embedded-judge.md.\n\n"
+        + table(head, rows)
+        + cuts
     )
 
 

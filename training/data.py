@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -92,6 +92,10 @@ def plain(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
+class OtherSplit(SystemExit):
+    """The rows that are held out here are not those that were held out before."""
+
+
 class Split:
     """Which rows are held out: whole families, joined by an article or by a question.
 
@@ -110,6 +114,7 @@ class Split:
         chosen = sorted(articles, key=self._lot)[:HELD_ARTICLES]
         self._held = {self._root(article) for article in chosen}
         self._kept = {self._root(article) for article in articles} - self._held
+        self.record = self._recorded(rows)
 
     def holds_out(self, row: Row) -> bool:
         """Whether ``row`` is for measuring only."""
@@ -121,6 +126,38 @@ class Split:
     def family(self, row: Row) -> str:
         """What rows that must stay together have in common."""
         return self._root(_article(row))
+
+    def require(self, record: Mapping[str, Any] | None, what: str) -> str | None:
+        """Compares with the `record` of the split that ``what`` was made with.
+
+        Families are joined over all sets, so that a set more or less moves rows of the others.
+
+        Returns:
+            A note where nothing was recorded, ``None`` where both are the same.
+
+        Raises:
+            OtherSplit: other rows are held out.
+        """
+        if record is None:
+            return f"{what} does not say which rows were held out; they may be others than here."
+        if record["sha256"] == self.record["sha256"]:
+            return None
+        before, now = {*record["sets"]}, {*self.record["sets"]}
+        told = [f"missing: {', '.join(sorted(before - now))}"] if before - now else []
+        told += [f"additional: {', '.join(sorted(now - before))}"] if now - before else []
+        sets = "; ".join(told) or "the same sets, with other rows"
+        raise OtherSplit(
+            f"{what} was made with other rows held out, so that some that are measured here may "
+            f"have been trained on. Sets in the folder: {sets}. Give the folder as it was."
+        )
+
+    def _recorded(self, rows: Iterable[Row]) -> dict[str, Any]:
+        """What tells this split from others: a digest of the held-out rows, and the sets' names."""
+        rows = list(rows)
+        sets = sorted({row.origin for row in rows})
+        held = sorted(f"{row.origin} {row.id}" for row in rows if self.holds_out(row))
+        digest = hashlib.sha256("\n".join([*sets, "", *held]).encode()).hexdigest()
+        return {"sha256": digest, "sets": sets}
 
     def _lot(self, name: str) -> float:
         digest = hashlib.sha256(f"{self._seed}:{name}".encode()).digest()

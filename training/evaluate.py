@@ -1,7 +1,8 @@
 """Measures the embedded judge as it is shipped, and prints every table of its page.
 
     python training/evaluate.py --data DIR [--model FOLDER] [--few N] [--llm FILE.gguf]
-        [--json FILE] [--write docs/embedded-judge.md] [--card MODEL_CARD.md --log log.jsonl …]
+        [--attack FILE] [--json FILE] [--write docs/embedded-judge.md]
+        [--card MODEL_CARD.md --log log.jsonl …]
 
 The judge is asked through a gate, so that what it cannot take at once, how its windows are put
 together and what it declines are all in the figures. Rows are of the exam half of the held-out
@@ -38,6 +39,7 @@ from guard.judges import close
 from guard.judges.embedded import SHIPPED, EmbeddedJudge
 from guard.metrics import Floats, Scored, auroc, share, weighted_f1
 from guard.overlap import overlap
+from guard.weights import DESCRIPTION
 
 ABOVE_FLOOR = 0.10
 """By so much a judge must be better than plain word overlap."""
@@ -171,7 +173,7 @@ def routes(name: str, found: Sequence[Judged], split: Split) -> Line:
     groups = [split.family(each.row) for each in found]
     ends = Bootstrap(groups).intervals(statistics)
     values = {key: float(value) for key, value in statistics(np.ones(len(good))).items()}
-    line: Line = {"exam": name, "rows": len(found)}
+    line: Line = {"exam": name, "rows": len(found), "groups": len({*groups})}
     for key, value in values.items():
         line |= {key: _rounded(value), f"{key}_low": ends[key].low, f"{key}_high": ends[key].high}
     return line
@@ -186,6 +188,8 @@ def results(options: argparse.Namespace) -> dict[str, Any]:
     judge = EmbeddedJudge(options.model, threads=1)
     sets = read(options.data)
     split = Split(sets)
+    if note := split.require(recorded(judge), f"The judge {judge.weights.name}"):
+        print(note, file=sys.stderr, flush=True)
     tests = {
         name: few(rows, count_of(name, options.few))
         for name, rows in examination(sets, split).items()
@@ -202,7 +206,17 @@ def results(options: argparse.Namespace) -> dict[str, Any]:
     close(judge)
     if options.llm:
         figures["llm"] = untuned(options.llm, tests, found, split, options)
-    return figures | {"seconds": round(time.time() - started), "few": options.few, **machine()}
+    if options.attack:
+        figures["attack"] = json.loads(options.attack.read_text("utf-8"))
+    said = {"seconds": round(time.time() - started), "few": options.few, "split": split.record}
+    return figures | said | machine()
+
+
+def recorded(judge: EmbeddedJudge) -> dict[str, Any] | None:
+    """Which rows were held out when the judge was made, if it says so."""
+    fields = json.loads((judge.weights.folder / DESCRIPTION).read_text("utf-8"))
+    record: dict[str, Any] | None = fields.get("split")
+    return record
 
 
 def _tell_time(
@@ -282,7 +296,7 @@ def untuned(
 def _beside(line: Line, rows: Sequence[Row], found: Sequence[Judged], split: Split) -> Line:
     asked = {*rows}
     own = told(str(line["exam"]), [each for each in found if each.row in asked], split)
-    return line | {f"own_{key}": own.get(key) for key in ("auroc", "low", "high")}
+    return line | {f"own_{key}": own.get(key) for key in ("auroc", "low", "high", "groups")}
 
 
 def about(judge: EmbeddedJudge) -> dict[str, Any]:
@@ -334,6 +348,7 @@ def _options() -> argparse.Namespace:
     add("--at-once", type=int, default=os.cpu_count() or 1, help="exams at once, one core each")
     add("--llm", type=Path, help="a GGUF file to compare with, untuned")
     add("--llm-rows", type=int, default=LLM_ROWS, help="rows of each label and exam for it")
+    add("--attack", type=Path, help="what `rag-guard attack --json` printed of the same judge")
     add("--json", type=Path, help="also writes the figures there")
     add("--from-json", type=Path, help="prints those figures again, and measures nothing")
     add("--write", type=Path, help="a page, whose tables are written anew")

@@ -8,10 +8,9 @@ from typing import Literal
 
 from data import ONLY_MEASURED, Row, Split, plain, trainable
 from pairs import MULTI_HOP, Near, Pair, distracted, evidence
+from passages import Read, unread
 
-OUTSIDE = ("nomiracl_en", "wikiqa_test", "fitzgov", "ada_lovelace")
-"""Sets that no row is trained on, and that are looked at while training."""
-CALIBRATED_ON = ("squad2", "near_single", "cut_single", "among_four", "multi_hop")
+CALIBRATED_ON = ("squad2", "near_single", "cut_single", "among_four", "among_39", "multi_hop")
 """Exams whose calibration half the shipped judge is calibrated on, all alike."""
 LONG = 40
 """Passages in a long set."""
@@ -54,40 +53,78 @@ def _lot(name: str) -> float:
 
 
 def exams(
-    sets: dict[str, list[Row]], split: Split, *, seed: int = 0, half: Half | None = None
+    sets: dict[str, list[Row]], split: Split, half: Half, *, seed: int = 0
 ) -> dict[str, list[Row]]:
-    """Held-out rows by name of the exam, each exam in an order drawn by ``seed``.
+    """Held-out rows of one half by name of the exam, each exam in an order drawn by ``seed``.
 
-    Args:
-        half: which of the held-out rows; ``None`` = all. The exam half is without rows of which a
-            passage may have been seen in training; sets that nothing is trained on belong to it as
-            a whole.
+    No row has a passage that may have been seen in training (`passages.unread`), and none of the
+    exam half one that stands in the calibration half.
     """
-    held = _held(sets, split, half)
+    return _exams(unread_halves(sets, split, trained_on(sets, split))[half], seed)
+
+
+def examination(sets: dict[str, list[Row]], split: Split, *, seed: int = 0) -> dict[str, list[Row]]:
+    """Everything that the finished judge is measured on: `exams` of the exam half, and more."""
+    trained, rng = trained_on(sets, split), random.Random(seed)
+    held = unread_halves(sets, split, trained)["exam"]
+    more = {
+        "two_needed": _two_needed(held),
+        "among_two": _among(held, rng, 3),
+        **{
+            name: unread(rows, trained)
+            for name, rows in sets.items()
+            if name.startswith(ONLY_MEASURED)
+        },
+    }
+    return _exams(held, seed) | _shuffled(more, seed)
+
+
+def trained_on(sets: Mapping[str, list[Row]], split: Split) -> Read:
+    """The passages of all rows that may be trained on."""
+    return Read(row for row in _english(sets) if not split.holds_out(row))
+
+
+def unread_halves(
+    sets: Mapping[str, list[Row]], split: Split, trained: Read
+) -> dict[Half, list[Row]]:
+    """The held-out English rows of both halves that neither training nor the other half shows."""
+    halves = Halves(sets, split)
+    of: dict[Half, list[Row]] = {"calibration": [], "exam": []}
+    for row in _english(sets):
+        if split.holds_out(row):
+            of[halves.of(row)].append(row)
+    calibration = unread(of["calibration"], trained)
+    exam = unread(of["exam"], trained, Read(calibration))
+    return {"calibration": with_near(calibration), "exam": with_near(exam)}
+
+
+def with_near(rows: Sequence[Row]) -> list[Row]:
+    """The rows, and for evidence whose near passages were all read before, one that was not."""
+    asked = {row.question for row in rows if not row.sufficient and row.kind.startswith("near")}
+    made = list[Row]()
+    for part, near in _by_set(rows):
+        lone = [row for row in part if row.question not in asked]
+        pairs = ((row, near.to(row, 1)) for row in lone)
+        made += [
+            replace(row, id=f"{row.id}-near", kind="near", contexts=tuple(found), sufficient=False)
+            for row, found in pairs
+            if found
+        ]
+    return [*rows, *made]
+
+
+def _exams(held: list[Row], seed: int) -> dict[str, list[Row]]:
     found = {
         "squad2": [row for row in held if row.origin == _ADVERSARIAL],
         "near_single": _single(held, "near"),
         "cut_single": _single(held, "cut"),
         "among_four": _among(held, random.Random(seed), 5),
+        "among_39": _long(held, random.Random(seed)),
         "multi_hop": [row for row in held if row.origin in MULTI_HOP],
         "selqa": [row for row in held if row.origin == "selqa_ass"],
         "qnli": [row for row in held if row.origin == "qnli_dev"],
     }
-    if half != "calibration":
-        found |= {name: list(sets[name]) for name in OUTSIDE if name in sets}
     return _shuffled(found, seed)
-
-
-def examination(sets: dict[str, list[Row]], split: Split, *, seed: int = 0) -> dict[str, list[Row]]:
-    """Everything that the finished judge is measured on: `exams` of the exam half, and more."""
-    held, rng = _held(sets, split, "exam"), random.Random(seed)
-    more = {
-        "two_needed": _two_needed(held),
-        "among_two": _among(held, rng, 3),
-        "among_39": _long(held, rng),
-        **{name: list(rows) for name, rows in sets.items() if name.startswith(ONLY_MEASURED)},
-    }
-    return exams(sets, split, seed=seed, half="exam") | _shuffled(more, seed)
 
 
 def few(rows: Sequence[Row], count: int) -> list[Row]:
@@ -103,46 +140,15 @@ def as_many(rows: Sequence[Row], most: int) -> list[Row]:
     return few(rows, min(most, good, len(rows) - good))
 
 
-def _held(sets: dict[str, list[Row]], split: Split, half: Half | None) -> list[Row]:
-    halves = Halves(sets, split)
-    every = (row for rows in sets.values() for row in rows if _english(row))
-    held = [row for row in every if split.holds_out(row)]
-    if half is None:
-        return held
-    chosen = [row for row in held if halves.of(row) == half]
-    return chosen if half == "calibration" else _unseen(chosen, sets, split)
-
-
-def _unseen(held: list[Row], sets: dict[str, list[Row]], split: Split) -> list[Row]:
-    """Rows of which no passage stands in a row that may be trained on.
-
-    Families share questions and titles. Where a set has no titles, a passage that is held out with
-    its question may stand as another question's passage in a row that is not.
-    """
-    own = {_spelt(text) for row in held for text in row.contexts}
-    trained = (row for rows in sets.values() for row in rows if row.lang == "en")
-    seen = {
-        spelt
-        for row in trained
-        if trainable(row) and not split.holds_out(row)
-        for text in row.contexts
-        if (spelt := _spelt(text)) in own
-    }
-    return [row for row in held if not any(_spelt(text) in seen for text in row.contexts)]
-
-
-def _spelt(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
 def _shuffled(found: dict[str, list[Row]], seed: int) -> dict[str, list[Row]]:
     for rows in found.values():
         random.Random(seed).shuffle(rows)
     return found
 
 
-def _english(row: Row) -> bool:
-    return row.lang == "en" and not row.origin.startswith(OUTSIDE)
+def _english(sets: Mapping[str, list[Row]]) -> list[Row]:
+    """All English rows that might be trained on."""
+    return [row for rows in sets.values() for row in rows if row.lang == "en" and trainable(row)]
 
 
 def _single(held: Sequence[Row], kind: str) -> list[Row]:

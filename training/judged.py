@@ -9,15 +9,12 @@ from functools import partial
 from data import Row
 from tqdm import tqdm
 
+from guard.certification import Score
 from guard.gate import Gate
 from guard.judge import Judge
 from guard.odds import logit
 from guard.policy import Policy
-from guard.retry import Retry
-from guard.windows import Windows
 
-AT_MOST = 40
-"""Windows of one query."""
 _DEADLINE = 3600.0  # Seconds: what is measured is the judge, not this machine.
 
 
@@ -29,12 +26,22 @@ class Judged:
         p: P(sufficient) in (0, 1); ``None`` = not measured, which is never a number.
         why: the decision's reason.
         route: ``answer``, ``clarify`` or ``refuse``, by the judge's own profile if it has one.
+        windows: into how many the contexts were divided.
+        bounds: what decides about an answer, and about a refusal: P, and 1 where the judge has not
+            seen all, so that nothing is refused; ``None`` = P is both.
     """
 
     row: Row
     p: float | None
     why: str
     route: str
+    windows: int = 1
+    bounds: tuple[float, float] | None = None
+
+    @property
+    def score(self) -> Score:
+        """It as `guard.certification` takes it."""
+        return self.p if self.bounds is None else self.bounds
 
     @property
     def odds(self) -> float:
@@ -49,9 +56,8 @@ def measured_of(judged: Sequence[Judged]) -> list[Judged]:
 
 
 def gate_of(judge: Judge) -> Gate:
-    """The gate that all figures come from: nothing is tried again, and no text is suspected."""
-    policy = Policy(deadline=_DEADLINE, leave_out_suspects=False)
-    return Gate(judge, policy, retry=Retry(attempts=1), windows=Windows(at_most=AT_MOST))
+    """The gate that all figures come from: as it comes, but for its patience."""
+    return Gate(judge, Policy(deadline=_DEADLINE))
 
 
 def judged(
@@ -99,5 +105,8 @@ def _asked(judge: Judge, tell: Callable[[int], object], rows: Sequence[Row]) -> 
 
 def _one(gate: Gate, row: Row) -> Judged:
     decision = gate.check(row.question, row.contexts)
-    p = None if decision.verdict is None else decision.verdict.p_true
-    return Judged(row, p, decision.reason.value, str(decision.route))
+    found, why, route = decision.verdict, decision.reason.value, str(decision.route)
+    if found is None:
+        return Judged(row, None, why, route)
+    bounds = found.low, found.high if found.coverage == 1 else 1.0
+    return Judged(row, found.p_true, why, route, found.windows, bounds)

@@ -8,7 +8,7 @@ BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
 HELD_OUT = {
     "squad2": "SQuAD 2: questions written to look answerable",
-    "near_single": "one passage: the evidence, or the nearest other one",
+    "near_single": "one passage: the evidence, or a near other one",
     "cut_single": "one passage: the evidence, or it without its answer sentences",
     "among_two": "evidence among 2 near passages, or 3 near ones",
     "among_four": "evidence among 4 near passages, or 5 near ones",
@@ -39,6 +39,10 @@ LANGUAGES = {
 BARS = {"squad2": 0.70, "near_single": 0.90, "among_four": 0.85}
 """AUROC that was asked for."""
 
+FEW = 20
+"""Of fewer families an interval is marked: resamples of so few are too alike."""
+MARK = "†"
+
 Line = Mapping[str, Any]
 
 
@@ -66,6 +70,7 @@ def page(figures: Mapping[str, Any]) -> str:
         _heading("Calibration, on SQuAD 2", _calibration(figures)),
         _heading("Routes of the default profile", _routes(figures)),
         _heading("Robustness", _robustness(figures)),
+        _heading("The attack suite", _attack(figures)),
         _heading("Beside an untuned language model", _beside(figures)),
     ]
     return "\n".join(part for part in parts if part)
@@ -92,7 +97,12 @@ def between(line: Line, name: str) -> str:
     """``.853 [.801, .894]``; the ends where there are any."""
     ends = [line.get(f"{name}_{end}" if name != "auroc" else end) for end in ("low", "high")]
     own = number(line.get(name))
-    return own if None in ends else f"{own} [{number(ends[0])}, {number(ends[1])}]"
+    return own if None in ends else f"{own} [{number(ends[0])}, {number(ends[1])}]{mark(line)}"
+
+
+def mark(line: Line) -> str:
+    """`MARK` where an interval is over fewer than `FEW` families, or nobody knows how many."""
+    return "" if (line.get("groups") or 0) >= FEW else f" {MARK}"
 
 
 def percent(value: float | None) -> str:
@@ -108,8 +118,9 @@ def _of_what(figures: Mapping[str, Any]) -> str:
     judge, minutes = figures["judge"], figures["seconds"] / 60
     rows = " A few rows only, to try the command: these are no figures." if figures["few"] else ""
     return (
-        f"`{judge['name']}`, {judge['bytes'] / 1e6:.1f} MB, SHA-256 `{judge['sha256'][:16]}…`; "
-        f"measured on {figures['date']} in {minutes:.0f} minutes ({figures['machine']}).{rows}\n"
+        f"`{judge['name']}`, {judge['bytes'] / 1e6:.1f} MB, SHA-256 of `judge.onnx` "
+        f"`{judge['sha256']}`; measured on {figures['date']} in {minutes:.0f} minutes "
+        f"({figures['machine']}). {MARK}: over fewer than {FEW} families, and too narrow.{rows}\n"
     )
 
 
@@ -197,11 +208,11 @@ def _shares(line: Line, keys: Iterable[str]) -> list[str]:
 
 def _ends(line: Line, key: str) -> str:
     low, high = line[f"{key}_low"], line[f"{key}_high"]
-    return "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]{mark(line)}"
 
 
 def _robustness(figures: Mapping[str, Any]) -> str:
-    head = ("what is changed", "rows", "AUROC before", "after", "difference [95 %]",
+    head = ("what is changed", "trained on", "rows", "AUROC before", "after", "difference [95 %]",
             "mean shift of P", "turned to answer", "turned from it", "not measured")  # fmt: skip
     return table(head, map(_variant, figures["robustness"]))
 
@@ -210,15 +221,48 @@ def _variant(line: Line) -> list[str]:
     low, high = number(line["low"]), number(line["high"])
     return [
         str(line["variant"]),
+        "in kind" if line["trained"] else "no",
         f"{line['changed']} of {line['rows']}",
         number(line["before"]),
         number(line["auroc"]),
-        f"{number(line['difference'])} [{low}, {high}]",
+        f"{number(line['difference'])} [{low}, {high}]{mark(line)}",
         number(line["moved"]),
         percent(line["to_answer"]),
         percent(line["from_answer"]),
         percent(line["unmeasured"] / line["rows"]) if line["unmeasured"] else "none",
     ]
+
+
+def _attack(figures: Mapping[str, Any]) -> str:
+    """Successes by family, with and without the look for suspects (docs/security.md)."""
+    found = figures.get("attack")
+    if not found:
+        return ""
+    arms = [arm for arm in ("prompt_only", "deployed") if arm in found["total"]]
+    tallies = {**found["families"], "all": found["total"]}
+    rows = (
+        [name, *(_success(tally[arm]["success"]) for arm in arms), percent(_seen(tally))]
+        for name, tally in tallies.items()
+    )
+    titles = {"prompt_only": "nobody looks for suspects", "deployed": "suspects are left out"}
+    said = (
+        f"{found['attacks']} attacks on {found['bases']} queries that their passages do not "
+        f"answer; answered from {found['answer_at']} on. Moved to an answer, of those that "
+        "were not answered before.\n\n"
+    )
+    return said + table(("attacks", *(titles[arm] for arm in arms), "found by the rules"), rows)
+
+
+def _success(share: Mapping[str, Any]) -> str:
+    if share["value"] is None:
+        return "–"
+    ends = f"[{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+    return f"{share['events']} of {share['n']}: {percent(share['value'])} {ends}"
+
+
+def _seen(tally: Mapping[str, Any]) -> float | None:
+    value: float | None = tally["deployed"]["found"]["value"]
+    return value
 
 
 def _beside(figures: Mapping[str, Any]) -> str:
@@ -230,7 +274,9 @@ def _beside(figures: Mapping[str, Any]) -> str:
             str(line["asked"]),
             between(line, "auroc"),
             percent(line["declined"]) if line["declined"] else "none",
-            between({name: line[f"own_{name}"] for name in ("auroc", "low", "high")}, "auroc"),
+            between(
+                {name: line[f"own_{name}"] for name in ("auroc", "low", "high", "groups")}, "auroc"
+            ),
             number(line.get("floor")),
         ]
         for line in lines

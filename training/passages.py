@@ -25,15 +25,18 @@ class Read:
     A text of fewer words is one run, so that it is known again only as a whole passage.
     """
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    def __init__(self, rows: Iterable[Row]) -> None:
         self._numbers: dict[str, int] = {}
-        found = [self._runs(text) for text in {*texts}]
+        found = [self._runs(text) for text in {text for row in rows for text in row.contexts}]
         self._known = np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
 
     def share(self, text: str) -> float:
         """Which share of the text's runs stands in what was read, in [0, 1]."""
         runs = self._runs(text)
-        return float(np.isin(runs, self._known).mean()) if len(runs) else 0.0
+        if not len(runs) or not len(self._known):
+            return 0.0
+        at = np.searchsorted(self._known, runs).clip(max=len(self._known) - 1)
+        return float((self._known[at] == runs).mean())
 
     def _runs(self, text: str) -> Numbers:
         words = re.findall(r"\w+", text.casefold())
@@ -44,18 +47,18 @@ class Read:
         if len(ids) < WORDS:
             ids = np.pad(ids, (0, WORDS - len(ids)))
         windows = np.lib.stride_tricks.sliding_window_view(ids, WORDS)
-        return (windows * _FACTORS).sum(axis=1, dtype=np.uint64)  # Modulo 2^64 on purpose.
+        runs: Numbers = (windows * _FACTORS).sum(axis=1, dtype=np.uint64)  # Modulo 2^64.
+        return runs
 
 
-def unread(rows: Sequence[Row], before: Iterable[Row]) -> list[Row]:
-    """The rows without those of questions of which any row has a passage that was read ``before``.
+def unread(rows: Sequence[Row], *before: Read) -> list[Row]:
+    """The rows of which no passage was read ``before``, by more than `MOST` of its runs.
 
-    Of a question all rows go: were it the sufficient one alone, whoever knows its passage could
-    tell the others by their being left.
+    Where the evidence of a question was read, all rows of that question go: the twin of a passage
+    from which sentences were cut may be too short to be known again, and would stay alone.
     """
-    read = Read(text for row in before for text in row.contexts)
-    shares = {text: read.share(text) for text in {text for row in rows for text in row.contexts}}
-    asked = {
-        plain(row.question) for row in rows if any(shares[text] > MOST for text in row.contexts)
-    }
-    return [row for row in rows if plain(row.question) not in asked]
+    texts = {text for row in rows for text in row.contexts}
+    known = {text for text in texts if any(read.share(text) > MOST for read in before)}
+    seen = {row for row in rows if not known.isdisjoint(row.contexts)}
+    asked = {plain(row.question) for row in seen if row.sufficient}
+    return [row for row in rows if row not in seen and plain(row.question) not in asked]
