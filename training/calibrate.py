@@ -30,7 +30,7 @@ from guard.fitting import fit
 from guard.judges.embedded import PROFILE, EmbeddedJudge
 from guard.profile import Profile
 from guard.thresholds import Thresholds
-from guard.weights import DESCRIPTION, MODEL, TOKENIZER
+from guard.weights import DESCRIPTION, MODEL, TOKENIZER, Weights
 
 MAX_LEAK, MAX_FALSE_REFUSAL, CONFIDENCE = 0.12, 0.10, 0.95
 """What the thresholds have to keep, by `guard.certification.certify`."""
@@ -146,7 +146,7 @@ def calibrated(
         folder: with model and tokenizer.
         description: what ``judge.json`` says but for the calibration and the split.
     """
-    fields = {**description, "split": split.record}
+    fields = {**description, "split": split.record, "profile": False}
     with trial(folder / MODEL, folder / TOKENIZER, {**fields, "calibration": RAW}) as tried:
         fitting, _ = parts(asked(tried, rows, "for the slope"), split)
         slope, intercept = platt(fitting, split)
@@ -157,6 +157,7 @@ def calibrated(
         fitting, choosing = parts(found, split)
         cuts = chosen(fitting, choosing, split)
         windows = windows_of(choosing)
+        _describe(tried, {**fields, "calibration": platts, "profile": True})
         _profile(tried, cuts.thresholds, windows, rows).save(tried / PROFILE)
         _published(tried, folder)
     said = {"kept": cuts.kept, "why_not": cuts.why_not, "windows": windows}
@@ -187,7 +188,7 @@ def _describe(folder: Path, fields: Mapping[str, Any]) -> None:
 
 
 def _published(source: Path, folder: Path) -> None:
-    """Between the two a judge without thresholds of its own is there, which is no wrong one."""
+    """Between the two a judge is there whose thresholds are missing, and which is not loaded."""
     (folder / PROFILE).unlink(missing_ok=True)
     for name in (DESCRIPTION, PROFILE):
         fresh = folder / f"{name}.new"
@@ -202,12 +203,10 @@ def _profile(
 
     A certificate would be about questions drawn as these exams were, which nobody's are.
     """
-    judge = EmbeddedJudge(folder)
     names = "\n".join(f"{name} {row.id}" for name, part in rows.items() for row in part)
-    judge.close()
     return Profile(
         thresholds,
-        fingerprint=judge.fingerprint,
+        fingerprint=Weights.load(folder).fingerprint,
         signal="encoder",
         languages=("en",),
         windows=windows,

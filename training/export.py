@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from transformers import BertConfig
 
 from guard.encoder import INPUTS
+from guard.encoding import FORMAT
 from guard.weights import DESCRIPTION, MODEL, TOKENIZER
 
 NAME = "rag-guard-embedded-1"
@@ -96,7 +97,7 @@ def described(folder: Path, name: str, positions: int) -> dict[str, Any]:
     files = [folder / MODEL, folder / TOKENIZER]
     return {
         "name": name,
-        "input": "[CLS] question [SEP] passage [SEP] passage [SEP] ...",
+        "input": FORMAT,
         "labels": ["False", "True"],
         "positions": positions,
         "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},

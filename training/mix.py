@@ -29,7 +29,7 @@ SHARES = {
     "pubmedqa_pqal": 2.0,
     "wiki2multihop": 2.0,
     "musique": 1.5,
-    "+distracted": 8.0,
+    "+distracted": 20.0,
     "+halved": 3.0,
 }
 """How much of the training each set is, in parts; those with a plus are built of the others."""
