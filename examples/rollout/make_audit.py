@@ -32,4 +32,6 @@ def main(config: str, outcomes: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("python make_audit.py CONFIG OUTCOMES: the gate's file, and the one to write")
     main(*sys.argv[1:])
