@@ -53,11 +53,6 @@ from guard.worker import shared_workers
 HERE = Path(__file__).parent
 SEED = 20260
 
-# A task that is cancelled while httpcore (1.0.9) closes several connections that the server has
-# ended interrupts that: anyio's shields hold off its own cancellations, not asyncio's. What was not
-# closed is out of the pool, and the collector closes it. The census counts what stays open.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed (<socket|transport):ResourceWarning")
-
 ROUTES: dict[str, OnUnmeasured] = {
     "timeout": "clarify",
     "malformed": "raise",
@@ -73,7 +68,13 @@ RETRY = Retry(attempts=3, first_wait=0.05, max_wait=0.2)
 CANCELLED = 0.03
 """The share of tasks that are cancelled, or whose end comes before that."""
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [
+    pytest.mark.slow,
+    # A task that is cancelled while httpcore (1.0.9) closes several connections that the server has
+    # ended interrupts that: anyio's shields hold off its own cancellations, not asyncio's. What was
+    # not closed is out of the pool, and the collector closes it. The census counts what stays open.
+    pytest.mark.filterwarnings("ignore:unclosed (<socket|transport):ResourceWarning"),
+]
 
 
 # ── Queries ──────────────────────────────────────────────────────────────────────────────────────
