@@ -129,7 +129,7 @@ def _run(log: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
     ends = [line for line in log if "steps" in line]
     if not ends:
         return None
-    began = next((line["began"] for line in log if "began" in line), {})
+    began: Mapping[str, float] = next((line["began"] for line in log if "began" in line), {})
     return {key: ends[-1][key] - began.get(key, 0) for key in _COUNTED}
 
 

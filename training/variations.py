@@ -6,7 +6,7 @@ is examined, are others on purpose.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from data import Row
@@ -103,7 +103,7 @@ def _claimed(pair: Pair, rng: random.Random) -> Change:
     return lambda row: replace(row, contexts=_with(row, claim.format(row.question), lot, where))
 
 
-def _with(row: Row, claim: str, lot: float, where: str) -> Sequence[str]:
+def _with(row: Row, claim: str, lot: float, where: str) -> tuple[str, ...]:
     if where == "beside":
         return (*row.contexts, claim)
     at = int(lot * len(row.contexts))
