@@ -28,6 +28,8 @@ class Tokens(NamedTuple):
 class _Encoded(Protocol):
     @property
     def ids(self) -> list[int]: ...
+    @property
+    def offsets(self) -> list[tuple[int, int]]: ...
 
 
 class _Tokenizer(Protocol):
@@ -87,6 +89,17 @@ class Encoding:
         """The share in [0, 1] of a text's tokens that the vocabulary does not know."""
         return piece.count(self._unknown) / len(piece) if piece else 0.0
 
+    def unknown_words(self, text: str) -> float:
+        """The share in [0, 1] of a text's letters and digits that are in no known token.
+
+        A word of more than a hundred characters is one unknown token, however much it holds.
+        """
+        sound = _sound(text)
+        encoded = self._tokenizer.encode(sound, add_special_tokens=False)
+        spans = zip(encoded.ids, encoded.offsets, strict=True)
+        unknown = sum(_said(sound[slice(*at)]) for token, at in spans if token == self._unknown)
+        return unknown / _said(sound) if unknown else 0.0
+
     def longest(self, positions: int) -> Tokens:
         """An input of so many tokens that says nothing."""
         return self.joined([], [[self._unknown] * (positions - 3)])
@@ -106,6 +119,10 @@ def foreign_share(text: str) -> float:
     letters = [ord(letter) for letter in text if letter.isalpha()]
     latin = sum(any(low <= code <= high for low, high in _LATIN) for code in letters)
     return 1 - latin / len(letters) if letters else 0.0
+
+
+def _said(text: str) -> int:
+    return sum(map(str.isalnum, text))
 
 
 def _sound(text: str) -> str:

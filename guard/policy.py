@@ -138,7 +138,9 @@ class Policy:
 
     Attributes:
         thresholds: the two cut-offs; a profile has its own, which beat them. Where they are not
-            set, so has a judge that brings a profile (`guard.judge.Fitted`).
+            set, so has a judge that brings a profile (`guard.judge.Fitted`). ``DEFAULT_THRESHOLDS``
+            itself, the same object, means that they are not set; ``Thresholds(0.85, 0.30)``, which
+            equals it, sets them.
         on_unmeasured: a route or ``"raise"`` for queries that could not be measured; or one for
             each kind (`guard.errors.UNMEASURED_KINDS`), with ``default`` for the rest
             (``"refuse"`` unless given). Such a decision has no probability, whatever its route.

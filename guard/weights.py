@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Self, TypedDict, TypeVar
 
@@ -13,11 +15,14 @@ from guard.odds import expit
 
 N = TypeVar("N", int, float, bool)
 
-AGAIN = (
+SHIPPED = Path(str(files("guard") / "data" / "embedded"))
+"""The folder of the model that comes with the package."""
+
+_INSTALL = (
     "Install rag-guard again: pip install --force-reinstall --no-deps rag-guard "
     "(in a clone: git checkout guard/data/embedded)."
 )
-"""What to do about a damaged file."""
+_EXPORT = "Copy the folder again, or write it anew: python training/export.py"
 
 MODEL, TOKENIZER, DESCRIPTION = "judge.onnx", "tokenizer.json", "judge.json"
 LABELS = ("False", "True")
@@ -41,7 +46,7 @@ class Weights:
             held-out rows on which both labels weigh alike.
         sha256: of each file, in hexadecimal.
         has_profile: whether a profile belongs to it.
-        digest: of the description, in hexadecimal; another model has another.
+        digest: of what the description says, in hexadecimal; another model has another.
     """
 
     folder: Path
@@ -62,10 +67,13 @@ class Weights:
         """
         content = _read(folder / DESCRIPTION)
         try:
-            fields = _described(content)
+            said = _parsed(content)
+            fields = _described(said)
         except ValueError as error:
             raise _damaged(folder / DESCRIPTION, f"it does not describe a judge, {error}") from None
-        return cls(folder, **fields, digest=hashlib.sha256(content).hexdigest())
+        # Not of its bytes: Git on Windows may have written other line ends.
+        canonical = json.dumps(said, sort_keys=True).encode("ascii")
+        return cls(folder, **fields, digest=hashlib.sha256(canonical).hexdigest())
 
     @property
     def fingerprint(self) -> str:
@@ -100,12 +108,15 @@ class _Fields(TypedDict):
     has_profile: bool
 
 
-def _described(content: bytes) -> _Fields:
-    """The fields of a description; raises `ValueError`, in a clause, where one is wrong."""
+def _parsed(content: bytes) -> Mapping[str, object]:
     try:
-        fields = as_map(json.loads(content))
+        return as_map(json.loads(content))
     except (ValueError, RecursionError):
         raise ValueError("for it is no JSON") from None
+
+
+def _described(fields: Mapping[str, object]) -> _Fields:
+    """The fields of a description; raises `ValueError`, in a clause, where one is wrong."""
     if tuple(as_list(fields.get("labels"))) != LABELS:
         raise ValueError(f"for its `labels` are not {' and '.join(LABELS)}")
     _require("input", fields.get("input") == FORMAT)
@@ -156,7 +167,8 @@ def _read(file: Path) -> bytes:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"The embedded judge's file {str(file)!r} cannot be read ({why}).", hint=AGAIN
+            f"The embedded judge's file {str(file)!r} cannot be read ({why}).",
+            hint=again(file.parent),
         ) from error
     if len(content) > _MOST_BYTES:
         raise _damaged(file, f"it has more than {_MOST_BYTES // 1_000_000} MB")
@@ -165,4 +177,9 @@ def _read(file: Path) -> bytes:
 
 def _damaged(file: Path, why: str) -> ConfigError:
     problem = f"The embedded judge's file {str(file)!r} is damaged: {why}."
-    return ConfigError(problem, hint=AGAIN)
+    return ConfigError(problem, hint=again(file.parent))
+
+
+def again(folder: Path) -> str:
+    """What to do about a damaged file in a folder."""
+    return _INSTALL if folder.resolve() == SHIPPED.resolve() else _EXPORT

@@ -183,7 +183,7 @@ def test_whose_thresholds(capsys: pytest.CaptureFixture[str]) -> None:
     cuts = DEFAULT_THRESHOLDS if profile is None else profile.thresholds
     whose = "uncalibrated" if profile is None else "the judge's own, fitted on held-out rows"
     said = " ".join(demo(capsys).split())
-    assert f"Answer at {cuts.answer_at:.2f}, refuse below {cuts.refuse_below:.2f}: {whose}" in said
+    assert f"Answer at {cuts.answer_at:.3f}, refuse below {cuts.refuse_below:.3f}: {whose}" in said
 
 
 def test_the_readme_shows_the_real_table(offline: Run) -> None:
@@ -208,7 +208,7 @@ def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) == len(load_questions()) + 2
     assert lines[2].endswith(" | full | 0.50 | clarify |")
     assert lines[-1].endswith(" | none | no_contexts | refuse |")
-    assert caption.startswith("Answer at 0.85, refuse below 0.30: uncalibrated")
+    assert caption.startswith("Answer at 0.850, refuse below 0.300: uncalibrated")
     with pytest.raises(SystemExit) as ended:
         main(["demo", "--json", "--markdown"])
     assert ended.value.code == 2

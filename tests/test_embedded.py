@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,6 +29,7 @@ from guard import (
     Gate,
     JudgeError,
     JudgeRejected,
+    JudgeUnavailable,
     Policy,
     Query,
     Reason,
@@ -38,6 +40,7 @@ from guard import (
 )
 from guard.cli import main
 from guard.config import load_gate, resolve
+from guard.doctor.cases import INSUFFICIENT, SUFFICIENT
 from guard.doctor.lines import lines
 from guard.judge import Fitted, Judge
 from guard.judges import Chain, EmbeddedJudge, Link, from_name
@@ -189,7 +192,7 @@ def test_other_scripts_are_not_judged(judge: EmbeddedJudge, question: str, passa
         ("Kiedy otwarto most?", "Most otwarto w 1932 roku, później zaś tunel."),
         ("1932?", "1932, 1933; 12:30"),
         ("When was Μ opened?", "Μ (the Greek letter) names the bridge, opened in 1932."),
-        ("Who wrote 戰爭?", "戰爭 was written by a poet of the north."),
+        ("Who wrote it? 😀", "戰爭 was written by Lo, a poet of the north, in the year 1932."),
     ],
 )
 def test_latin_letters_are_judged(judge: EmbeddedJudge, question: str, passage: str) -> None:
@@ -222,11 +225,37 @@ def test_what_is_half_read_may_hold_the_evidence(judge: EmbeddedJudge, passage: 
 
 
 @pytest.mark.parametrize(
-    ("question", "passage"), [("?", "!"), ("...", "Yes."), ("Why?", "-- ** --")]
+    "question",
+    [
+        "Who wrote 戰爭?",
+        "Who was the first of the many engineers who worked on the long bridge called 戰?",
+        "What does " + "a" * 101 + " mean?",
+        "Кто написал «Войну и мир»?",
+    ],
 )
-def test_marks_say_nothing(judge: EmbeddedJudge, question: str, passage: str) -> None:
+def test_a_question_is_read_as_a_whole_or_not_at_all(judge: EmbeddedJudge, question: str) -> None:
+    """The one word that it cannot read may be what was asked about: 戰爭 is as 紅樓 to it."""
+    with pytest.raises(Unmeasured, match="not all of the question") as caught:
+        verdict_of(judge, "戰爭 was written by Lo, a poet of the north.", question=question)
+    assert caught.value.kind == "refusal"
+
+
+def test_a_long_word_may_hold_the_evidence(judge: EmbeddedJudge) -> None:
+    """It is one token, and most of what the passage says."""
+    text = "The bridge has four lanes, and is painted red every ten years. " + "a1" * 2_000
+    verdict = verdict_of(judge, text)
+    assert verdict.low == verdict.p_true < verdict.high == 1.0
+
+
+@pytest.mark.parametrize(
+    ("question", "passage", "what"),
+    [("?", "!", "question"), ("...", "Yes.", "question"), ("Why?", "-- ** --", "contexts")],
+)
+def test_marks_say_nothing(judge: EmbeddedJudge, question: str, passage: str, what: str) -> None:
     """There is nothing to judge."""
-    assert kind_of(judge, passage, question=question) == "refusal"
+    with pytest.raises(Unmeasured, match=f"no words in the {what}") as caught:
+        verdict_of(judge, passage, question=question)
+    assert caught.value.kind == "refusal"
 
 
 @pytest.mark.parametrize(
@@ -423,6 +452,40 @@ def test_closed_while_it_judges() -> None:
         thread.join(30)
     assert len(errors) == 4 and all("closed" in error.message for error in errors)
     assert found and found <= expected
+
+
+class _Slow:
+    """A session that runs until it may end, and counts."""
+
+    def __init__(self) -> None:
+        self.running, self.most, self.may_end = 0, 0, threading.Event()
+        self._lock = threading.Lock()
+
+    def run(self, outputs: None, inputs: object) -> list[list[list[float]]]:
+        with self._lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        self.may_end.wait(30)
+        with self._lock:
+            self.running -= 1
+        return [[[0.0, 1.0]]]
+
+
+def test_no_more_at_once_than_there_are_cores_for(tmp_path: Path) -> None:
+    """A crowd waits, for as long as it has time; onnxruntime keeps the memory of each at once."""
+    judge = EmbeddedJudge(folder(tmp_path), threads=64)
+    slow = _Slow()
+    judge._session = slow  # pyright: ignore[reportPrivateUsage]
+    with ThreadPoolExecutor(12) as pool:
+        patient = [pool.submit(judge.judge, Query("a", ("b",)), timeout=30) for _ in range(10)]
+        while slow.running < 2:
+            time.sleep(0.001)
+        hurried = pool.submit(judge.judge, Query("a", ("b",)), timeout=0.05)
+        with pytest.raises(JudgeUnavailable, match="in time") as caught:
+            hurried.result(30)
+        slow.may_end.set()
+        assert {round(one.result(30).p_true, 3) for one in patient} == {0.731}
+    assert caught.value.kind == "timeout" and slow.most == 2
 
 
 def test_a_closed_judge_says_so_of_every_query() -> None:
@@ -629,11 +692,27 @@ def test_a_question_that_is_too_long_is_not_measured(judge: EmbeddedJudge) -> No
     assert decision.reason is Reason.CONTEXT_TOO_LONG and decision.probability is None
 
 
-def test_a_window_in_another_script_is_no_verdict(judge: EmbeddedJudge) -> None:
-    """What nobody has read may hold the answer."""
-    russian = "Маяк построила инженер Ада Хольм, и с тех пор он светит кораблям. " * 40
-    decision = Gate(judge, Policy(deadline=60)).check(QUESTION, [*passages(), russian])
-    assert decision.reason is Reason.REFUSAL
+RUSSIAN = "Маяк построила инженер Ада Хольм, и с тех пор он светит кораблям. " * 40
+
+
+@pytest.mark.parametrize("unread", [RUSSIAN, "=" * 8_000, "桥于1932年开通。" * 200])
+def test_windows_that_it_cannot_read_are_unseen(tmp_path: Path, unread: str) -> None:
+    """What nobody has read may hold the answer; what was read may hold it too."""
+    texts = [*passages(), unread]
+    sure = EmbeddedJudge(folder(tmp_path / "sure", odds=9.0, positions=2_000))
+    found = Gate(sure, Policy(deadline=60)).check(QUESTION, texts)
+    assert found.route is Route.ANSWER and found.verdict is not None
+    assert found.verdict.seen < 1 and found.verdict.unseen[-1][-1] == len(texts) - 1
+
+    unsure = EmbeddedJudge(folder(tmp_path / "unsure", odds=-9.0, positions=2_000))
+    missed = Gate(unsure, Policy(deadline=60)).check(QUESTION, texts)
+    assert missed.route is Route.CLARIFY and missed.probability is not None
+
+
+def test_no_window_that_it_can_read(judge: EmbeddedJudge) -> None:
+    """Nothing is measured."""
+    decision = Gate(judge, Policy(deadline=60)).check(QUESTION, [RUSSIAN, RUSSIAN + "!"])
+    assert decision.reason is Reason.REFUSAL and decision.probability is None
 
 
 # ── Thresholds that it brings ────────────────────────────────────────────────────────────────────
@@ -801,15 +880,35 @@ def test_thresholds_for_another_judge_are_left(brought: EmbeddedJudge, tmp_path:
     assert "answer_at" not in lines(keys, {}, "bot", None, is_fitted=True)
 
 
+@pytest.mark.parametrize(("answer_at", "conclusion"), [(None, "can judge"), ("0.85", "only with")])
 def test_doctor_routes_as_the_gate_does(
-    brought: EmbeddedJudge, capsys: pytest.CaptureFixture[str]
+    brought: EmbeddedJudge,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer_at: str | None,
+    conclusion: str,
 ) -> None:
-    """By what the judge brings, and it advises nobody to set what is there."""
-    with pytest.raises(SystemExit):
+    """By what the judge brings, and it advises nobody to set what is there; else by what is set."""
+    said, asked = verdict_of(brought, "b", question="a"), list[Query]()
+
+    def judge(_self: EmbeddedJudge, query: Query, *, timeout: float) -> Verdict:
+        asked.append(query)
+        p = 0.7 if query == SUFFICIENT else 0.3
+        return replace(said, p_true=p, low=p, high=p)
+
+    monkeypatch.setattr(EmbeddedJudge, "judge", judge)
+    if answer_at is not None:
+        monkeypatch.setenv("RAG_GUARD_ANSWER_AT", answer_at)
+        monkeypatch.setenv("RAG_GUARD_REFUSE_BELOW", "0.4")
+    with pytest.raises(SystemExit) as ended:
         main(["doctor", "--judge", "embedded", "--json"])
     report = json.loads(capsys.readouterr().out)
-    assert "set them for this judge" not in (report["toml"] or "")
-    assert not [need for need in report["needs"] if "0.85" in need]
+    assert asked == [SUFFICIENT, INSUFFICIENT]
+    assert (ended.value.code, report["conclusion"]) == (0, conclusion)
+    assert ["answer_at = 0.85" in need for need in report["needs"]] == [True] * bool(answer_at)
+    keys = tomllib.loads(report["toml"])["deployment"]["default"]
+    assert (keys["judge"], "answer_at" in keys) == ("embedded", answer_at is not None)
+    assert "set them for this judge" not in report["toml"]
 
 
 @pytest.mark.parametrize(("more", "expected"), [("", OWN), (SET, Thresholds(0.9, 0.1))])
@@ -827,7 +926,10 @@ def test_as_a_fallback_in_a_file(
 
 @pytest.mark.parametrize(
     ("more", "says"),
-    [("answer_at = 0.9\n", "only one threshold is given"), ("", "has no|is missing|profile")],
+    [
+        ("answer_at = 0.9\n", r"near\.answer_at takes the place .* only one threshold is given"),
+        ("", r"near\.answer_at is missing in a fallback: thresholds for one judge are not"),
+    ],
 )
 def test_a_fallback_that_has_none_or_half(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, says: str

@@ -71,6 +71,15 @@ def test_what_is_not_known(encoding: Encoding, text: str, share: float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "share"),
+    [("", 0.0), ("a", 0.0), ("a 😀", 0.0), ("ab 桥", 1 / 3), ("b " + "a" * 199, 199 / 200)],
+)
+def test_unknown_words(encoding: Encoding, text: str, share: float) -> None:
+    """Of the letters and digits, however few tokens they are."""
+    assert encoding.unknown_words(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
     [
         ("", 0.0),
         ("1932!", 0.0),

@@ -109,7 +109,24 @@ def test_a_damaged_file_is_one_clear_error(
     damage(at / name)
     error = error_of(at)
     assert name in error.message
-    assert "rag-guard" in (error.hint or "")
+    assert "export.py" in (error.hint or "")
+
+
+def test_what_to_do_about_the_shipped_one(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes with the package."""
+    monkeypatch.setattr("guard.weights.SHIPPED", at)
+    (at / MODEL).unlink()
+    assert "pip install" in (error_of(at).hint or "")
+
+
+def test_line_ends_do_not_make_another_judge(at: Path) -> None:
+    """As Git for Windows writes them; what the file says, does."""
+    file, before = at / DESCRIPTION, Weights.load(at).fingerprint
+    said = json.loads(file.read_bytes())
+    file.write_bytes(json.dumps(said, indent=1).replace("\n", "\r\n").encode())
+    assert Weights.load(at).fingerprint == before
+    file.write_text(json.dumps(said | {"name": "other"}))
+    assert Weights.load(at).fingerprint != before
 
 
 @pytest.mark.parametrize(("one", "other"), [(a, b) for a in EVERY for b in EVERY if a < b])

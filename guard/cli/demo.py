@@ -269,13 +269,13 @@ def _caption(gate: Gate) -> str:
     else:
         cuts = gate.profile.thresholds
         whose = "the judge's own, fitted on held-out rows, none of them yours"
-    return f"Answer at {cuts.answer_at:.2f}, refuse below {cuts.refuse_below:.2f}: {whose}."
+    return f"Answer at {cuts.answer_at:.3f}, refuse below {cuts.refuse_below:.3f}: {whose}."
 
 
 def _measured(row: Row) -> str:
-    """P(True), or why there is none."""
+    """P(True), in as many digits as the thresholds have, or why there is none."""
     p = row.record["probability"]
-    return str(row.record["reason"]) if p is None else f"{p:.2f}"
+    return str(row.record["reason"]) if p is None else f"{p:.3f}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -285,7 +285,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     route, measured = record["route"], _measured(row)
     # An encoder hides nothing: its bounds are P(True) itself, and would only say it again.
     if record["probability"] is not None and record["low"] != record["high"]:
-        measured += f"\n{record['low']:.2f} to {record['high']:.2f}"
+        measured += f"\n{record['low']:.3f} to {record['high']:.3f}"
     text = " ".join(row.text.split())
     short = text if len(text) <= _MESSAGE_CHARACTERS else text[:_MESSAGE_CHARACTERS] + " …"
     return (

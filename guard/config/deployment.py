@@ -33,8 +33,8 @@ from guard.windows import AT_MOST, MAX_WINDOWS
 
 MAX_SAMPLES = 200
 THRESHOLDS = ("answer_at", "refuse_below")
-BRINGING = ("embedded",)
-"""Judges that bring thresholds of their own."""
+_BRINGING = ("embedded",)
+"""Kinds of judges that bring thresholds of their own."""
 
 TWO_CHOICES = "a profile has thresholds of its own, and others stand beside it."
 ONE_CHOICE = "Take `profile` away, or answer_at and refuse_below."
@@ -323,8 +323,8 @@ class Deployment(Table):
         for key in unsuited(self.judge):
             if getattr(self, key) == Table.model_fields[key].default:
                 keys.pop(key, None)  # Written beside this judge, it would be an error.
-        for key in THRESHOLDS if self.profile else ():
-            del keys[key]  # Nor may they stand beside a profile, which has its own.
+        for key in () if self.model_fields_set & {*THRESHOLDS} else THRESHOLDS:
+            del keys[key]  # Nor may they stand beside a profile; and written, they would be set.
         lines = [f"{key} = {written(value)}" for key, value in keys.items()]
         return "\n".join([f"[{dotted('deployment', name)}]", *lines, ""])
 
@@ -389,10 +389,19 @@ SUITED: Mapping[str, tuple[str, ...]] = {
 _KINDS = {"scripted", *(name.partition(":")[0] for name in KNOWN)}
 
 
+def brings(judge: str | None) -> bool:
+    """Whether a judge of this name may bring thresholds of its own."""
+    return _kind(judge) in _BRINGING
+
+
 def unsuited(judge: str | None) -> list[str]:
     """Keys of which a judge of this name can make nothing.
 
     What a plug-in makes of its options only it knows: for it there are none.
     """
-    kind = (judge or "").partition(":")[0]
+    kind = _kind(judge)
     return [key for key, kinds in SUITED.items() if kind in _KINDS and kind not in kinds]
+
+
+def _kind(judge: str | None) -> str:
+    return (judge or "").partition(":")[0]

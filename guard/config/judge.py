@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 
 from guard import judges
 from guard.breaker import Breakable
-from guard.config.deployment import BRINGING, MAX_SAMPLES, THRESHOLDS
+from guard.config.deployment import MAX_SAMPLES, THRESHOLDS, brings
 from guard.config.layers import Settled
 from guard.config.profile import profile_of, require_for
 from guard.config.toml import dotted
 from guard.errors import ConfigError
-from guard.judge import Judge
+from guard.judge import Fitted, Judge
 from guard.judges.several import Chain, Link
 from guard.posterior import posterior
 from guard.profile import Profile
@@ -49,6 +49,8 @@ def judge_of(
         _require_own_profiles(chain, links)
     if not others:
         return links[0].judge, links[0].profile
+    if brought:
+        _require_brought(chain, links)
     behind = [
         _with_thresholds(settled, link, brought=brought)
         for settled, link in zip(others, links[1:], strict=True)
@@ -73,6 +75,18 @@ def _require_own_profiles(chain: Sequence[Settled], links: Sequence[Link]) -> No
         for link in links:
             judges.close(link.judge)
         raise
+
+
+def _require_brought(chain: Sequence[Settled], links: Sequence[Link]) -> None:
+    """Raises, freeing all judges, where a fallback has no thresholds and its judge brings none."""
+    for settled, link in zip(chain[1:], links[1:], strict=True):
+        is_set = settled.deployment.thresholds() is not DEFAULT_THRESHOLDS
+        if is_set or link.profile is not None:
+            continue
+        if not isinstance(link.judge, Fitted) or link.judge.default_profile is None:
+            for each in links:
+                judges.close(each.judge)
+            raise _no_thresholds(settled, THRESHOLDS[0])
 
 
 def _judge(settled: Settled, environ: Mapping[str, str] | None) -> Judge:
@@ -123,20 +137,24 @@ def _usual_key(judge: str, base_url: str | None) -> str | None:
 
 def _require_thresholds(settled: Settled) -> None:
     """Raises unless a fallback has thresholds, or a profile, that were set for its own judge."""
-    if settled.deployment.judge in BRINGING and not settled.own & {*THRESHOLDS}:
-        return
-    for key in THRESHOLDS if settled.deployment.profile is None else ("profile",):
-        if key in settled.own:
-            continue
-        place = f"{settled.file}: {dotted('deployment', settled.name, key)}"
-        problem = "is missing in a fallback"
-        if key in settled.origins:
-            problem = "is inherited and not set for its judge"
-        raise ConfigError(
-            f"{place} {problem}: thresholds for one judge are not thresholds for another.",
-            hint="Write `answer_at = …` and `refuse_below = …` beside the `judge` that they are "
-            "for, which is this fallback's; or a `profile`.",
-        )
+    keys = settled.deployment
+    if keys.profile is None and brings(keys.judge):
+        return  # It may do without, and what was set for another judge is gone.
+    for key in THRESHOLDS if keys.profile is None else ("profile",):
+        if key not in settled.own:
+            raise _no_thresholds(settled, key)
+
+
+def _no_thresholds(settled: Settled, key: str) -> ConfigError:
+    place = f"{settled.file}: {dotted('deployment', settled.name, key)}"
+    problem = "is missing in a fallback"
+    if key in settled.origins:
+        problem = "is inherited and not set for its judge"
+    return ConfigError(
+        f"{place} {problem}: thresholds for one judge are not thresholds for another.",
+        hint="Write `answer_at = …` and `refuse_below = …` beside the `judge` that they are "
+        "for, which is this fallback's; or a `profile`.",
+    )
 
 
 def _require_reach(settled: Settled, profile: Profile | None) -> None:

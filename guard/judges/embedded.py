@@ -8,10 +8,9 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,15 +18,13 @@ from guard._fork import renew_in_child
 from guard._require import require_number
 from guard.encoder import Session, log_odds, never_free, session_of
 from guard.encoding import Encoding, Tokens, foreign_share
-from guard.errors import ConfigError, JudgeRejected, Unmeasured
+from guard.errors import ConfigError, JudgeRejected, Unmeasured, out_of_time
 from guard.profile import Profile
 from guard.query import Query
 from guard.verdict import Usage, Verdict
-from guard.weights import AGAIN, Weights
+from guard.weights import SHIPPED as SHIPPED
+from guard.weights import Weights, again
 from guard.worker import shared_workers
-
-SHIPPED = Path(str(files("guard") / "data" / "embedded"))
-"""The folder of the model that comes with the package."""
 
 PROFILE = "profile.json"
 """In a judge's folder: thresholds for a start, before you have labelled rows of your own."""
@@ -58,7 +55,9 @@ class EmbeddedJudge:
 
     Passages that it cannot read, in other letters than Latin ones, it leaves out. They, or what it
     cannot read of others, may hold the evidence, so ``high`` is 1 then: such a query can be
-    answered, but not refused.
+    answered, but not refused. A question it must be able to read as a whole.
+
+    So many verdicts are measured at once as there are cores for, and two at least; others wait.
 
     Carried over a fork, it loads its model anew in the child.
 
@@ -91,6 +90,8 @@ class EmbeddedJudge:
         self.fingerprint = self.weights.fingerprint
         self.default_profile = _profile(self.weights)
         self._threads = threads or min(_cores(), _USUAL_THREADS)
+        # More at once take no less time together, and onnxruntime keeps the memory of each.
+        self._at_once = max(2, _cores() // self._threads)
         self._idle = threading.Condition()
         self._in_flight = 0
         self._is_closed = False
@@ -107,11 +108,12 @@ class EmbeddedJudge:
 
         Raises:
             Unmeasured: question and contexts are longer than it reads at once
-                (``context_too_long``), it can read nothing of the question or of the contexts
-                (``refusal``), or the model gives no number (``malformed``).
+                (``context_too_long``), it cannot read all of the question, or nothing of the
+                contexts (``refusal``), or the model gives no number (``malformed``).
+            JudgeUnavailable: no core was free in time (``timeout``).
             JudgeRejected: it is closed, or, in a forked child, its files are no longer there.
         """
-        with self._running() as session:
+        with self._running(timeout) as session:
             tokens, reads_all = self._fitting(query)
             p = self._probability(session, tokens)
         return Verdict(
@@ -160,8 +162,11 @@ class EmbeddedJudge:
             ) from error
 
     @contextmanager
-    def _running(self) -> Generator[Session]:
+    def _running(self, timeout: float) -> Generator[Session]:
         with self._idle:
+            patience = min(timeout, threading.TIMEOUT_MAX)
+            if not self._idle.wait_for(lambda: self._in_flight < self._at_once, patience):
+                raise out_of_time()
             session = self._open()
             self._in_flight += 1
         try:
@@ -190,24 +195,36 @@ class EmbeddedJudge:
         contexts = [text for text in query.contexts if text.strip()]
         if sum(map(len, (query.question, *contexts))) > most * _CHARS_TO_A_TOKEN:
             raise _too_long(most)
-        texts = [self._read(text) for text in (query.question, *contexts)]
-        question, *passages = [text.tokens for text in texts]
-        if not question or not any(passages):
-            raise _nothing_read("passages" if question else "question")
+        question = self._question(query.question)
+        read = [self._read(text) for text in contexts]
+        passages = [text.tokens for text in read]
+        if not any(passages):
+            raise _unread("contexts", contexts)
         if len(question) > most * _MOST_QUESTION:
             raise _question_too_long(len(question), int(most * _MOST_QUESTION))
         tokens = self._encoding.joined(question, passages)
         if len(tokens.ids) > most:
             raise _too_long(most)
-        return tokens, all(text.is_whole for text in texts)
+        return tokens, all(text.is_whole for text in read)
+
+    def _question(self, text: str) -> list[int]:
+        """The question's tokens; what it asks about may be the one word that nobody can read."""
+        read = self._read(text)
+        is_foreign = foreign_share(text) > _HARDLY_ANY
+        if not read.tokens or is_foreign or self._encoding.unknown_words(text):
+            raise _unread("question", [text])
+        return read.tokens
 
     def _read(self, text: str) -> _Read:
         """What the model can make of a text."""
         piece = self._encoding.piece(text)
-        unread = max(foreign_share(text), self._encoding.unknown_share(piece))
+        unknown = self._encoding.unknown_share(piece)
+        unread = max(foreign_share(text), unknown)
+        if unread > _MOST_FOREIGN:
+            return _Read([], is_whole=False)
+        missed = max(unread, self._encoding.unknown_words(text) if unknown else 0.0)
         # Marks alone say nothing, and hide nothing.
-        is_blank = not any(letter.isalnum() for letter in text) and unread < 1
-        return _Read([] if is_blank or unread > _MOST_FOREIGN else piece, unread <= _HARDLY_ANY)
+        return _Read(piece if _has_words(text) else [], missed <= _HARDLY_ANY)
 
     def _probability(self, session: Session, tokens: Tokens) -> float:
         try:
@@ -216,7 +233,7 @@ class EmbeddedJudge:
             raise Unmeasured(
                 f"The embedded judge gives no verdict: {error}.",
                 kind="malformed",
-                hint=AGAIN,
+                hint=f"If memory is not short: {again(self.weights.folder)}",
             ) from error
 
 
@@ -238,7 +255,8 @@ def _profile(weights: Weights) -> Profile | None:
     try:
         return Profile.load(file)
     except ConfigError as error:
-        raise ConfigError(f"The embedded judge's profile: {error.message}", hint=AGAIN) from error
+        hint = again(weights.folder)
+        raise ConfigError(f"The embedded judge's profile: {error.message}", hint=hint) from error
 
 
 def _too_long(most: int) -> Unmeasured:
@@ -249,10 +267,17 @@ def _too_long(most: int) -> Unmeasured:
     )
 
 
-def _nothing_read(what: str) -> Unmeasured:
+def _has_words(text: str) -> bool:
+    return any(map(str.isalnum, text))
+
+
+def _unread(what: str, texts: Sequence[str]) -> Unmeasured:
+    how_much = "nothing of the contexts" if what == "contexts" else "not all of the question"
+    why = "it was trained on English, and reads Latin letters alone"
     return Unmeasured(
-        f"The embedded judge can read nothing of the {what}: it was trained on English, and reads "
-        "Latin letters alone.",
+        f"The embedded judge can read {how_much}: {why}."
+        if any(map(_has_words, texts))
+        else f"There are no words in the {what}.",
         kind="refusal",
         hint="Use another judge for such queries, e.g. behind this one in a chain.",
     )
