@@ -376,11 +376,6 @@ def test_the_number_of_threads_does_not_change_what_it_says(judge: EmbeddedJudge
     )
 
 
-def test_nothing_goes_behind_the_name() -> None:
-    with pytest.raises(ConfigError, match="takes nothing after its name"):
-        from_name("embedded:small")
-
-
 # ── Many at once, closing, forks ─────────────────────────────────────────────────────────────────
 
 QUERIES = [
