@@ -84,7 +84,7 @@ def test_bounds_are_shown_where_something_is_hidden(
     server = wire(Answer(verdict(-0.7, -0.9, k=5)))
     monkeypatch.setenv("OPENAI_API_KEY", "sk-demo-0123456789")
     shown = demo(capsys, "--judge", "openai:J", "--base-url", server.url)
-    bounds = r"0\.\d\d to 0\.\d\d"
+    bounds = r"0\.\d{3} to 0\.\d{3}"
     assert len(re.findall(bounds, shown)) == len(load_questions()) - 1
     assert re.findall(bounds, demo(capsys, "--judge", "scripted:0.5")) == []
 
@@ -186,18 +186,22 @@ def test_whose_thresholds(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"Answer at {cuts.answer_at:.3f}, refuse below {cuts.refuse_below:.3f}: {whose}" in said
 
 
+CUTS = ("answer_at", "refuse_below")
+
+
 def test_the_readme_shows_the_real_table(offline: Run) -> None:
-    """Its questions and routes exactly, P to ± .02: processors differ in how they round."""
+    """P to ± .02, for processors differ in how they round; another route only so near a cut."""
     block = BLOCK.search((ROOT / "README.md").read_text("utf-8"))
     assert block
     shown = [line.strip("| ").split(" | ") for line in block[1].splitlines() if "|" in line][2:]
     again = "It is out of date: python scripts/demo_table.py --write"
-    assert [(line[0], line[1], line[3]) for line in shown] == [
-        (row["question"], row["support"], row["guard"]["route"]) for row in offline.rows
-    ], again
-    for (_, _, said, _), row in zip(shown, offline.rows, strict=True):
-        p = row["guard"]["probability"]
+    asked = [(row["question"], row["support"]) for row in offline.rows]
+    assert [(question, support) for question, support, _, _ in shown] == asked, again
+    for (_, _, said, route), row in zip(shown, offline.rows, strict=True):
+        p, cuts = row["guard"]["probability"], [row["guard"][key] for key in CUTS]
         assert said == "no_contexts" if p is None else abs(float(said) - p) <= 0.02, again
+        is_near = p is not None and any(abs(p - cut) <= 0.02 for cut in cuts)
+        assert route == row["guard"]["route"] or is_near, again
 
 
 def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,7 +210,7 @@ def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     lines = table.splitlines()
     assert lines[0] == "| question | support in the corpus | P(True) | route |"
     assert len(lines) == len(load_questions()) + 2
-    assert lines[2].endswith(" | full | 0.50 | clarify |")
+    assert lines[2].endswith(" | full | 0.500 | clarify |")
     assert lines[-1].endswith(" | none | no_contexts | refuse |")
     assert caption.startswith("Answer at 0.850, refuse below 0.300: uncalibrated")
     with pytest.raises(SystemExit) as ended:

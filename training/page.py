@@ -37,7 +37,7 @@ LANGUAGES = {
     "nomiracl_zh": "Chinese",
 }
 BARS = {"squad2": 0.70, "near_single": 0.90, "among_four": 0.85}
-"""AUROC that was asked for."""
+"""AUROC that we wanted to reach."""
 
 FEW = 20
 """Of fewer families an interval is marked: resamples of so few are too alike."""
@@ -140,7 +140,7 @@ def _exams(figures: Mapping[str, Any], titles: Mapping[str, str]) -> str:
 
 def _exam(title: str, line: Line) -> list[str]:
     bar = BARS.get(line["exam"])
-    asked = f" (asked for: {number(bar, 2)})" if bar else ""
+    asked = f" (our bar: {number(bar, 2)})" if bar else ""
     above = {True: "yes", False: "**no**"}.get(line.get("above_floor", ""), "–")
     return [
         title + asked,
