@@ -46,7 +46,6 @@ from openai import AsyncOpenAI
 from guard import Gate, Policy, Thresholds
 from guard.cache import MemoryCache
 from guard.judges import ChatJudge
-from guard.judges.embedded import weights
 from guard_llama_index import ANSWER_TEMPLATE, GuardedQueryEngine
 from guard_llama_index.answering import Mode
 
@@ -395,6 +394,9 @@ async def on_llama(queries: int) -> list[dict[str, Any]]:
 @contextmanager
 def llama() -> Generator[Endpoint]:
     """A real llama.cpp server, in this process."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from local_model import weights
+
     xllamacpp: Any = importlib.import_module("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = str(weights())

@@ -1,7 +1,7 @@
 """A FastAPI service whose answers are judged first, without LlamaIndex.
 
-    pip install rag-guard fastapi uvicorn
-    RAG_GUARD_JUDGE=openai:MODEL uvicorn examples.fastapi_app:app
+    pip install "rag-guard[embedded]" fastapi uvicorn
+    uvicorn examples.fastapi_app:app        # or with RAG_GUARD_JUDGE=openai:MODEL before it
 
 `retrieve` and `write_answer` stand for your own retriever and model.
 """
@@ -12,7 +12,7 @@ import os
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from guard import Gate, Policy, Thresholds, judges
+from guard import Gate, Policy, judges
 
 # A judge that is down shows as a WARNING of the logger "guard", with the reason and the remedy.
 logging.basicConfig(level=logging.INFO)
@@ -20,7 +20,8 @@ logging.basicConfig(level=logging.INFO)
 app = FastAPI()
 gate = Gate(
     judges.from_name(os.environ.get("RAG_GUARD_JUDGE", "embedded")),
-    Policy(thresholds=Thresholds(answer_at=0.85, refuse_below=0.30), deadline=3.0),
+    # No thresholds: the embedded judge's own, if it brings any. Another judge needs some of yours.
+    Policy(deadline=3.0),
 )
 
 

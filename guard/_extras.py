@@ -10,7 +10,8 @@ def require_extra(module: str, extra: str) -> Any:
     """The module, imported.
 
     Raises:
-        ConfigError: it is not installed; the hint says with which extra it comes.
+        ConfigError: it is not installed, and the hint says with which extra it comes; or it is,
+            and cannot be loaded.
     """
     try:
         return importlib.import_module(module)
@@ -20,3 +21,6 @@ def require_extra(module: str, extra: str) -> Any:
         name = module.partition(".")[0]
         hint = f'pip install "rag-guard[{extra}]"'
         raise ConfigError(f"{name} is not installed.", hint=hint) from error
+    except ImportError as error:  # E.g. a library of the system that it needs is missing.
+        what = f"{module} is installed but cannot be loaded: {error}."
+        raise ConfigError(what, hint="Install it again, or what it misses.") from error

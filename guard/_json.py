@@ -1,5 +1,6 @@
 """Typed access to JSON of unknown shape: a missing or wrong part reads as empty."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -29,6 +30,13 @@ def as_count(value: object) -> int | None:
     """
     number = as_int(value)
     return number if number is not None and 0 <= number <= _MOST else None
+
+
+def as_number(value: object) -> float | None:
+    """``value`` as a float if it is a finite number (``True`` is none), else ``None``."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > _MOST:
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def as_int(value: object) -> int | None:

@@ -121,7 +121,7 @@ class Evaluation:
     Attributes:
         fingerprint: of the judge.
         thresholds: those of the policy, or of the profile where there is one; where each verdict
-            has a profile of its own, those of the verdicts without.
+            has a profile of its own, those that most of them have.
         calibrated: whether a fitted calibrator stands between every verdict and its probability.
         rows, groups, sufficient, insufficient: how many.
         measured: rows with a verdict that a profile, if there is one, is for.
@@ -199,10 +199,11 @@ def evaluate(
     fingerprint = _only_fingerprint(judgements)
     chosen = _fixed(profile, policy) if profile_of is None else profile_of
     side = _judged_side(judgements, policy, chosen)
+    cuts = thresholds_of(judgements, policy, chosen)
     rows = _Rows(judgements, seed, resamples)
     return Evaluation(
         fingerprint=fingerprint,
-        thresholds=policy.thresholds if profile is None else profile.thresholds,
+        thresholds=cuts or (policy if profile is None else profile).thresholds,
         calibrated=_calibrated(judgements, chosen),
         rows=len(judgements),
         groups=len(set(rows.groups)),
@@ -319,6 +320,21 @@ def _said(judgement: Judgement, policy: Policy, profile_of: ProfileOf) -> _Said:
 def _calibrated(judgements: Sequence[Judgement], profile_of: ProfileOf) -> bool:
     profiles = [profile_of(one.verdict) for one in judgements if one.verdict is not None]
     return bool(profiles) and all(one is not None and one.calibrator for one in profiles)
+
+
+def thresholds_of(
+    judgements: Iterable[Judgement], policy: Policy, profile_of: ProfileOf
+) -> Thresholds | None:
+    """Those that most of the verdicts are routed by; ``None`` = there is no verdict.
+
+    Args:
+        judgements: measured or not.
+        policy: has those of verdicts without a profile.
+        profile_of: the profile of each verdict, e.g. a gate's `profile_of`.
+    """
+    profiles = [profile_of(one.verdict) for one in judgements if one.verdict is not None]
+    cuts = Counter((policy if one is None else one).thresholds for one in profiles)
+    return cuts.most_common(1)[0][0] if cuts else None
 
 
 def _fixed(profile: Profile | None, policy: Policy) -> ProfileOf:

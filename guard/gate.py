@@ -18,7 +18,7 @@ from guard.cache import Cache, cache_key, keepable
 from guard.decision import Decision, Mode, Reason, Route
 from guard.errors import ConfigError, JudgeError, ProfileMismatch, StaleProfile, Tried
 from guard.flow import arun, run
-from guard.judge import Judge, Profiled
+from guard.judge import Fitted, Judge, Profiled
 from guard.limit import Limit
 from guard.measurement import Measurement, Notes
 from guard.observer import Observer
@@ -135,7 +135,8 @@ class Gate:
         profile: the judge's calibrator and thresholds, which beat the policy's. It goes stale by
             itself: where a verdict's judge, signal, served model, backend or language is not what
             it was fitted to, neither is applied, and ``policy.on_stale`` decides. Chains have a
-            profile on each link instead.
+            profile on each link instead. ``None`` = the judge's own, if it brings one
+            (`guard.judge.Fitted`) and the policy's thresholds were not set.
         price: of the judge's tokens, for the record.
         observers: are told of every decision, e.g. a `guard.audit.AuditLog`; those that are
             watchers as well (`guard.watch.Watcher`), e.g. a `guard.trace.Trace`, see each query
@@ -172,7 +173,8 @@ class Gate:
         _require_cache(cache)
         self.cache = cache
         self.deployment = deployment
-        self.profile = profile
+        self._given = profile
+        self._brought, self.profile = self._profiles()
         self.price = price
         self.observers = _observers(observers)
         self._watchers = tuple(one for one in self.observers if isinstance(one, Watcher))
@@ -186,6 +188,15 @@ class Gate:
         self._mismatch = self._require_profile()
         if price is not None:
             require_instance("price", price, Price)
+
+    def _profiles(self) -> tuple[Profile | None, Profile | None]:
+        """What the judge brings, if nobody has set thresholds; and the profile of all verdicts."""
+        is_wanted = self._given is None and not self.policy.has_thresholds
+        brought = (
+            self.judge.default_profile if is_wanted and isinstance(self.judge, Fitted) else None
+        )
+        is_for_all = not isinstance(self.judge, Profiled)
+        return brought, brought if is_for_all and brought else self._given
 
     def _require_profile(self) -> str | None:
         """In a clause, why no verdict will fit the profile, where the policy allows for that."""
@@ -218,9 +229,15 @@ class Gate:
             )
 
     def with_policy(self, policy: Policy) -> "Gate":
-        """The same gate with another policy."""
+        """The same gate with another policy.
+
+        Raises:
+            ProfileMismatch: as where a gate is made.
+        """
         gate = copy.copy(self)
         gate.policy = policy
+        gate._brought, gate.profile = gate._profiles()
+        gate._mismatch = gate._require_profile()
         return gate
 
     def with_limit(self, limit: Limit) -> "Gate":
@@ -383,7 +400,9 @@ class Gate:
 
     def profile_of(self, verdict: Verdict) -> Profile | None:
         """The profile that a verdict is routed by: a chain's judges have one each."""
-        return self.judge.profile_of(verdict) if isinstance(self.judge, Profiled) else self.profile
+        if not isinstance(self.judge, Profiled):
+            return self.profile
+        return self.judge.profile_of(verdict) or self._brought
 
     def _stale(self, asked: _Asked, started: float, routed: Routed, facts: _Facts) -> Decision:
         why = f"The profile is stale: {routed.stale}."

@@ -53,6 +53,16 @@ class Judge(Protocol):
 
 
 @runtime_checkable
+class Fitted(Protocol):
+    """A judge that brings thresholds of its own, for whoever has none yet."""
+
+    @property
+    def default_profile(self) -> Profile | None:
+        """What a gate takes that was given neither a profile nor thresholds; ``None`` = nothing."""
+        ...
+
+
+@runtime_checkable
 class Profiled(Protocol):
     """A judge whose verdicts may come from several judges, each with thresholds of its own."""
 

@@ -11,6 +11,7 @@ from guard._json import as_map
 from guard._require import require_instance, require_number, require_one_of
 from guard.decision import Mode, Reason, Route
 from guard.errors import UNMEASURED_KINDS, ConfigError, UnmeasuredKind
+from guard.thresholds import DEFAULT_THRESHOLDS as DEFAULT_THRESHOLDS
 from guard.thresholds import Thresholds
 
 OnUnmeasured = Literal["answer", "clarify", "refuse", "raise"]
@@ -30,8 +31,6 @@ logger = logging.getLogger("guard")
 DEFAULT_ROUTE: OnUnmeasured = "refuse"
 MIN_DEADLINE, MAX_DEADLINE = 0.001, 86_400.0
 """Seconds: a millisecond, and a day; much longer waits overflow the clocks of threads."""
-DEFAULT_THRESHOLDS = Thresholds(answer_at=0.85, refuse_below=0.30)
-
 
 _CLARIFY = (
     "I found something related, but not enough to answer this with confidence. "
@@ -138,7 +137,10 @@ class Policy:
     """What a deployment does with what was, or was not, measured.
 
     Attributes:
-        thresholds: the two cut-offs; a profile has its own, which beat them.
+        thresholds: the two cut-offs; a profile has its own, which beat them. Where they are not
+            set, so has a judge that brings a profile (`guard.judge.Fitted`). ``DEFAULT_THRESHOLDS``
+            itself, the same object, means that they are not set; ``Thresholds(0.85, 0.30)``, which
+            equals it, sets them.
         on_unmeasured: a route or ``"raise"`` for queries that could not be measured; or one for
             each kind (`guard.errors.UNMEASURED_KINDS`), with ``default`` for the rest
             (``"refuse"`` unless given). Such a decision has no probability, whatever its route.
@@ -182,6 +184,11 @@ class Policy:
         for kind, choice in self._choices.items():
             require_one_of("on_unmeasured kind", kind, (*UNMEASURED_KINDS, "default"))
             require_one_of(f"on_unmeasured.{kind}", choice, get_args(OnUnmeasured))
+
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether anybody has set its thresholds."""
+        return self.thresholds is not DEFAULT_THRESHOLDS
 
     @property
     def _choices(self) -> Mapping[str, OnUnmeasured]:

@@ -32,3 +32,13 @@ class Thresholds:
                 "do not satisfy 0 <= refuse_below <= answer_at <= 1.",
                 hint="Both are probabilities of sufficient context; refuse_below is the lower one.",
             )
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        # Copied or sent to another process, what nobody has set is still what nobody has set.
+        if self is DEFAULT_THRESHOLDS:
+            return "DEFAULT_THRESHOLDS"
+        return Thresholds, (self.answer_at, self.refuse_below)
+
+
+DEFAULT_THRESHOLDS = Thresholds(answer_at=0.85, refuse_below=0.30)
+"""A placeholder where none are set; a judge that brings a profile takes its place with it."""

@@ -148,7 +148,7 @@ class _Trip:
         return windows
 
     def _ask(self, parts: Sequence[list[Piece]]) -> Asking:
-        """All of them are needed: a window that nobody has judged may hold the evidence."""
+        """Their replies; a window that the judge declines is unseen, as what stands in none is."""
         each = [_texts(part) for part in parts]
         wanted = [*dict.fromkeys(texts for texts in each if texts not in self.replies)]
         if wanted:
@@ -158,9 +158,10 @@ class _Trip:
         for part, reply in zip(parts, replies, strict=True):
             if _is_too_long(reply):
                 continue
-            if isinstance(reply, JudgeError):
+            if isinstance(reply, Verdict):
+                self.judged.append((part, reply))
+            elif reply.kind != "refusal":
                 raise reply
-            self.judged.append((part, reply))
         return replies
 
     def _learn(self, parts: Sequence[list[Piece]], room: int | None) -> None:
@@ -173,7 +174,9 @@ class _Trip:
         self, parts: Sequence[list[Piece]], space: Space
     ) -> Generator[list[Query], Replies, Verdict]:
         """What the judge says of the best passages."""
-        judged = [(part, self._verdict_of(part)) for part in parts]
+        judged = [pair for part in parts for pair in self._verdict_of(part)]
+        if not judged:
+            raise self._declined(parts)
         if len(judged) == 1:
             return judged[0][1]
         while best := chosen(self.query, judged, space):
@@ -184,10 +187,15 @@ class _Trip:
             space = Space(_size(best), sum(piece.chars for piece in best)).half()
         return max((verdict for _, verdict in judged), key=_rank)
 
-    def _verdict_of(self, part: list[Piece]) -> Verdict:
+    def _verdict_of(self, part: list[Piece]) -> list[tuple[list[Piece], Verdict]]:
+        """The window and its verdict; none if the judge declined it."""
         found = self.replies[_texts(part)]
-        assert isinstance(found, Verdict)
-        return found
+        return [(part, found)] if isinstance(found, Verdict) else []
+
+    def _declined(self, parts: Sequence[list[Piece]]) -> JudgeError:
+        return next(
+            reply for part in parts if isinstance(reply := self.replies[_texts(part)], JudgeError)
+        )
 
     def _best(self, last: Verdict, windows: int) -> Verdict:
         """The verdict of the best of all requests.

@@ -16,6 +16,7 @@ from guard.posterior import posterior
 from guard.providers import Provider, providers
 
 PAGE = Path(__file__).parent.parent / "docs" / "judges.md"
+IN_PROCESS = ("gguf", "embedded")
 SAMPLES = (5, 10, 15, 18, 20, 30, 50)
 """Answers per query in the table of what samples can reach."""
 
@@ -42,8 +43,8 @@ endpoint gives such a number changes by the month, and not every documentation t
 first guess, as of November 2026. **`rag-guard doctor` asks your endpoint itself** and says what to
 write; it is right where it and this page disagree.
 
-We ran llama.cpp's server and xllamacpp ourselves. Nobody of us has tried the hosted endpoints: each
-section says where its facts come from.
+We ran llama.cpp's server, xllamacpp and the embedded judge ourselves. Nobody of us has tried the
+hosted endpoints: each section says where its facts come from.
 
 ## Which number to prefer
 
@@ -56,6 +57,7 @@ record names the one it was.
 | `logprobs-truncated` | a list cut short (gpt-5.x): coarse near 0 and 1 | 1 request |
 | `predicate`, `noul` | a decision endpoint names the probability itself | 1 request |
 | `logprobs-emitted` | the written token's own logprob alone: only a bound | 1 request |
+| `encoder` | the embedded judge's own output layer: exact, of a small model | none |
 | `samples` | counted answers of a model that shows no numbers: wide bounds | 3 to 200 requests |
 
 **Thresholds are never shared between signals**, nor between models: 0.85 from one is not 0.85 from
@@ -227,7 +229,7 @@ def _row(each: Provider) -> Sequence[str]:
 
 def _own(each: Provider) -> str:
     """Whether it gives logprobs, and how many at each token."""
-    if each.rates:
+    if each.rates or each.kind == "embedded":
         return "none: it names P itself"
     if each.checked == "conflicting":
         return "disputed"
@@ -238,15 +240,14 @@ def _own(each: Provider) -> str:
 
 
 def _requests(each: Provider) -> str:
-    if each.kind in ("gguf", "embedded"):
+    if each.kind in IN_PROCESS:
         return "none"
     return "20" if each.kind == "samples" else "1"
 
 
 def _local(each: Provider) -> bool:
     """Whether its lines lead to one's own machine."""
-    in_process = each.kind in ("gguf", "embedded")
-    return in_process or "//127.0.0.1" in _keys(each).get("base_url", "")
+    return each.kind in IN_PROCESS or "//127.0.0.1" in _keys(each).get("base_url", "")
 
 
 def _keys(each: Provider) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import pytest
+from local_model import weights
 from wire import Answer, Script, WireServer
 
 from guard import (
@@ -776,7 +777,7 @@ def test_a_bare_prompt_is_another_prompt() -> None:
 @pytest.mark.local
 def test_a_loaded_model_is_shared() -> None:
     """A GGUF judge with other words reads the same model; closing one closes both."""
-    judge = from_name("embedded", min_mass=0.0)
+    judge = from_name(f"gguf:{weights()}", min_mass=0.0)
     gate, why = without_defences(Gate(judge))
     assert gate is not None, why
     bare = gate.judge

@@ -1295,15 +1295,15 @@ def test_a_text_with_a_colon_is_a_text(file: Path) -> None:
 
 # ── Keys that a judge can make nothing of ────────────────────────────────────────────────────────
 
-READING = ("openai:m", "azure:m", "samples:m", "decisions:m", "systemone:m", "gguf:m", "embedded")
-EVERY = (*READING, "scripted:0.9")
+READING = ("openai:m", "azure:m", "samples:m", "decisions:m", "systemone:m", "gguf:m")
+EVERY = (*READING, "embedded", "scripted:0.9")
 SUITED = {
     "model_family = 'x'": ("openai:m", "azure:m", "samples:m"),
     "api_version = 'x'": ("azure:m",),
     "samples = 30": ("samples:m",),
     "ask_underspecified = true": ("decisions:m", "systemone:m"),
     "both_orders = true": ("openai:m", "azure:m"),
-    "min_mass = 0.4": ("openai:m", "azure:m", "samples:m", "gguf:m", "embedded"),
+    "min_mass = 0.4": ("openai:m", "azure:m", "samples:m", "gguf:m"),
     "max_context_chars = 900": READING,
     "labels = { true = 'Yes', false = 'No' }": READING,
 }

@@ -7,12 +7,12 @@ from collections.abc import Generator
 from typing import ClassVar
 
 import pytest
+from local_model import weights
 from openai import AsyncOpenAI, OpenAI
 from wire import Answer, WireServer, chat, verdict
 
 from guard import Judge, JudgeUnavailable, Query, Verdict
-from guard.judges import ChatJudge, DecisionsJudge, GgufJudge, SystemOneJudge
-from guard.judges.embedded import weights
+from guard.judges import ChatJudge, DecisionsJudge, EmbeddedJudge, GgufJudge, SystemOneJudge
 from guard.judges.rated import NAMES
 from guard.testing import JudgeConformance, ScriptedJudge
 from guard.worker import shared_workers
@@ -231,13 +231,41 @@ class TestGguf(JudgeConformance):
     """With a real model in process."""
 
     def make_judge(self) -> Judge:
-        """The stand-in of the embedded judge, loaded twice at most: the second to compare."""
+        """A small model, loaded twice at most: the second to compare."""
         if len(_LOADED) < 2:
             _LOADED.append(GgufJudge(weights(), context_tokens=1024, min_mass=0.0))
         return _LOADED[-1]
 
 
+@pytest.mark.local
+class TestEmbedded(JudgeConformance):
+    """With the model that comes with the package."""
+
+    def make_judge(self) -> Judge:
+        """Loaded twice at most: the second to compare."""
+        if len(_EMBEDDED) < 2:
+            _EMBEDDED.append(EmbeddedJudge())
+        return _EMBEDDED[-1]
+
+
+@pytest.mark.local
+class TestEmbeddedUnread(TestEmbedded):
+    """Where there is nothing that it can read."""
+
+    expected_kind = "refusal"
+    query = Query.of("В каком году достроили башню?", ["Башню достроили в 1889 году."])
+
+
+@pytest.mark.local
+class TestEmbeddedTooLong(TestEmbedded):
+    """Where there is more than it can read at once."""
+
+    expected_kind = "context_too_long"
+    query = Query.of("In which year was the tower finished?", ["They worked on it. " * 200])
+
+
 _LOADED: list[GgufJudge] = []
+_EMBEDDED: list[EmbeddedJudge] = []
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -246,3 +274,5 @@ def close_models() -> Generator[None]:
     yield
     while _LOADED:
         _LOADED.pop().close()
+    while _EMBEDDED:
+        _EMBEDDED.pop().close()

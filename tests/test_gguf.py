@@ -7,10 +7,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from local_model import weights
 
 from guard import ConfigError, Gate, JudgeRejected, Policy, Query, Reason, Unmeasured
 from guard.judges import GgufJudge, from_name
-from guard.judges.embedded import weights
 
 pytestmark = pytest.mark.local
 QUERY = Query.of("When did the bridge open?", ["The bridge opened in 1932."])
@@ -81,7 +81,7 @@ def test_the_interpreter_ends(uses: str) -> None:
     code = (
         "from guard import Query\nfrom guard.judges import from_name\n"
         "query = Query.of('Why?', ['Because.'])\n"
-        f"judge = from_name('embedded', min_mass=0.0)\n{uses}\nprint('end')"
+        f"judge = from_name('gguf:{weights()}', min_mass=0.0)\n{uses}\nprint('end')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True

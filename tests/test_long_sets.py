@@ -10,6 +10,7 @@ from typing import Any
 
 import llama_index.core
 import pytest
+from local_model import weights
 from wire import Answer, Request, Script, WireServer, verdict
 
 from guard import (
@@ -26,7 +27,6 @@ from guard import (
 )
 from guard.cut import CutPrompt, Cuts, least_tokens, require_uncut
 from guard.judges import ChatJudge, DecisionsJudge, GgufJudge, SampledJudge
-from guard.judges.embedded import weights
 from guard.prompt import DEFAULT_PROMPT
 
 Wire = Callable[[Script], WireServer]

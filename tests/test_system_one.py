@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from local_model import weights
 from openai import AsyncOpenAI, OpenAI
 from wire import Answer, Json, Request, Script, WireServer
 
@@ -26,7 +27,6 @@ from guard import (
     Verdict,
 )
 from guard.judges import SystemOneJudge, close, from_name
-from guard.judges.embedded import weights
 from guard.judges.gguf import load_server
 from guard.judges.rated import NAMES
 from guard.prompt import SUFFICIENT, UNDERSPECIFIED, Prompt
@@ -435,7 +435,7 @@ def test_an_ordinary_model(wire: Wire, make: MakeJudge) -> None:
 
 @pytest.fixture(scope="module")
 def llama() -> Generator[str]:
-    """The address of a real llama.cpp with the embedded judge's model; its key is ours."""
+    """The address of a real llama.cpp with a small model; its key is ours."""
     fixed = SimpleNamespace(urandom=lambda _size: KEY.encode(), cpu_count=os.cpu_count)  # pyright: ignore
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("guard.judges.gguf.os", fixed)

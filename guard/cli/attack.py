@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from guard.evaluation import Figure
     from guard.gate import Gate
     from guard.judgement import Judgement
+    from guard.thresholds import Thresholds
 
 NOTHING_MEASURED, BAR_NOT_MET = 5, 6
 """Exit codes."""
@@ -167,7 +168,7 @@ def attack(
         found = attacked(gate, suite, bare=bare, ask=asking, seed=seed)
     judges.close(gate.judge)
     missed = [] if max_success is None else found.unmet(max_success)
-    result = _Result(gate, suite, found, where, data or [])
+    result = _Result(gate, suite, found, where, data or [], asking.deployed)
     if as_json:
         about = {"profile_left_aside": left_aside, "seed": seed, "unmet": missed}
         typer.echo(json.dumps({**result.about(), **about, **found.to_dict()}, allow_nan=False))
@@ -228,19 +229,27 @@ def _suite(
 
 @dataclass(frozen=True, slots=True)
 class _Asking:
-    """Surveys with a progress bar, each arm's judge in a file of its own, if any."""
+    """Surveys with a progress bar, each arm's judge in a file of its own, if any.
+
+    Attributes:
+        deployed: what came of the arm as deployed.
+    """
 
     workers: int
     path: Path | None
+    deployed: "list[Judgement]" = field(default_factory=list["Judgement"], init=False)
 
     def __call__(self, gate: "Gate", dataset: "Dataset", arm: "Arm") -> "list[Judgement]":
-        from guard.attack import BARE
+        from guard.attack import BARE, DEPLOYED
         from guard.survey import survey
 
         path = _bare(self.path) if self.path is not None and arm == BARE else self.path
         bar = Bar(len(dataset.rows), path)
         with bar.shown():
-            return survey(gate, dataset, path=path, workers=self.workers, progress=bar)
+            found = survey(gate, dataset, path=path, workers=self.workers, progress=bar)
+        if arm == DEPLOYED:
+            self.deployed.extend(found)
+        return found
 
 
 def _bare(path: Path) -> Path:
@@ -268,14 +277,15 @@ class _Result:
     found: "Attacked"
     where: str
     data: Sequence[str]
+    judgements: "Sequence[Judgement]"
 
     def about(self) -> dict[str, object]:
         """What `Attacked` does not know, as JSON-ready values."""
         cuts = self.cuts
         return {
             "judge": self.gate.judge.fingerprint,
-            "answer_at": cuts[0],
-            "refuse_below": cuts[1],
+            "answer_at": cuts.answer_at,
+            "refuse_below": cuts.refuse_below,
             "where": self.where,
             "data": list(self.data),
             "attacks": len({case.attack.id for case in self.suite.cases}),
@@ -285,11 +295,13 @@ class _Result:
         }
 
     @property
-    def cuts(self) -> tuple[float, float]:
-        """The thresholds that routes came from."""
-        profile = self.gate.profile
-        cuts = self.gate.policy.thresholds if profile is None else profile.thresholds
-        return cuts.answer_at, cuts.refuse_below
+    def cuts(self) -> "Thresholds":
+        """The thresholds that routes came from; of a chain, most of them."""
+        from guard.evaluation import thresholds_of
+
+        gate = self.gate
+        cuts = thresholds_of(self.judgements, gate.policy, gate.profile_of)
+        return cuts or (gate.profile or gate.policy).thresholds
 
 
 # ── Output ───────────────────────────────────────────────────────────────────────────────────────

@@ -13,17 +13,18 @@ from typing import Annotated, Any, Protocol
 import typer
 
 from guard import ConfigError, Gate, GuardError, Policy, judges
-from guard.judges.embedded import IS_AT_CHANCE
 
 DEFAULT_JUDGE = "embedded"
 DEADLINE_SECONDS = 60.0
 UNDECIDED = 5  # As for `rag-guard check`.
 _MESSAGE_CHARACTERS = 70
 _COLOURS = {"answer": "green", "clarify": "yellow", "refuse": "red"}
-_AT_CHANCE = (
-    "The judge of this run is a small untuned model that is at chance on this task: it shows the "
-    "plumbing, not the quality. With a real endpoint it is one change:\n"
-    "  rag-guard demo --judge openai:MODEL --base-url http://127.0.0.1:8080/v1"
+_WRITERS = "openai:MODEL, gguf:PATH"
+_NEXT = (
+    "Another judge in its place:\n"
+    "  rag-guard demo --judge openai:MODEL --base-url http://127.0.0.1:8080/v1\n"
+    "Thresholds for your own documents, from rows that you label:\n"
+    "  rag-guard calibrate rows.jsonl --judge JUDGE -o my.profile.json"
 )
 
 
@@ -64,14 +65,19 @@ def demo(
     base_url: Annotated[str | None, typer.Option(help="The endpoint of openai:MODEL.")] = None,
     llm: Annotated[
         str | None,
-        typer.Option(help="Who writes: openai:MODEL, gguf:PATH, embedded. Default: no one."),
+        typer.Option(help=f"Who writes: {_WRITERS}. Default: no one."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="A short table for a page.")
+    ] = False,
 ) -> None:
-    """Judge a dozen questions over a small corpus with a real guarded LlamaIndex engine.
+    """Judge fourteen questions over a small corpus with a real guarded LlamaIndex engine.
 
     Needs no network unless you name an endpoint. Without --llm the answer is the passage itself.
     """
+    if as_json and as_markdown:
+        raise ConfigError("--json and --markdown are both given.", hint="Choose one of them.")
     from rich.console import Console
     from rich.progress import Progress
 
@@ -93,8 +99,10 @@ def demo(
     if as_json:
         for row in rows:
             typer.echo(json.dumps(_as_json(row), ensure_ascii=False))
+    elif as_markdown:
+        typer.echo(_as_markdown(rows, gate))
     else:
-        _show(rows, at_chance=judge == "embedded" and IS_AT_CHANCE)
+        _show(rows, gate)
     if all(row.record["probability"] is None for row in rows):
         raise typer.Exit(UNDECIDED)  # The judge never gave a verdict.
 
@@ -148,10 +156,11 @@ def _local_writer(name: str) -> Callable[[str], str]:
     if kind == "gguf" and argument:
         return _gguf_writer(argument)
     if name == "embedded":
-        from guard.judges.embedded import weights
-
-        return _gguf_writer(str(weights()))
-    raise ConfigError(f"Unknown writer {name!r}.", hint="Known: openai:MODEL, gguf:PATH, embedded.")
+        raise ConfigError(
+            "The embedded judge cannot write: it is an encoder.",
+            hint=f"Known: {_WRITERS}; without --llm the passage is shown.",
+        )
+    raise ConfigError(f"Unknown writer {name!r}.", hint=f"Known: {_WRITERS}.")
 
 
 def _openai_writer(client: Any, model: str) -> Callable[[str], str]:
@@ -222,39 +231,61 @@ def _as_json(row: Row) -> dict[str, object]:
     }
 
 
-def _show(rows: list[Row], *, at_chance: bool) -> None:
+def _as_markdown(rows: list[Row], gate: Gate) -> str:
+    heads = ("question", "support in the corpus", "P(True)", "route")
+    cells = [
+        (row.question.text, row.question.support, _measured(row), str(row.record["route"]))
+        for row in rows
+    ]
+    lines = [heads, ("---",) * len(heads), *cells]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n{_caption(gate)}"
+
+
+def _show(rows: list[Row], gate: Gate) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     table = Table(title="Judged before it is answered", show_lines=True, expand=True)
     table.add_column("question (support in the corpus)\n> what the user sees", ratio=1)
-    table.add_column("route\nP(True)\nits bounds", no_wrap=True)
+    table.add_column("route\nP(True)", no_wrap=True)
     table.add_column("sources", no_wrap=True)
     table.add_column("ms", justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row))
     console.print(table)
-    cuts = rows[0].record
-    console.print(
-        f"answer at {cuts['answer_at']:g}, refuse below {cuts['refuse_below']:g}, uncalibrated: "
-        "thresholds mean little until they are fitted on labelled queries."
-    )
+    console.print(_caption(gate), markup=False)
     problems = Counter(row.record["detail"] for row in rows if row.record["probability"] is None)
     for detail, count in problems.items():
         console.print(f"{count} of {len(rows)} not measured: {detail}", markup=False)
-    if at_chance:
-        console.print(_AT_CHANCE, soft_wrap=True, markup=False)
+    console.print(_NEXT, soft_wrap=True, markup=False)
+
+
+def _caption(gate: Gate) -> str:
+    """The two thresholds, and whose they are."""
+    if gate.profile is None:
+        cuts, whose = gate.policy.thresholds, "uncalibrated; they mean little until they are fitted"
+    else:
+        cuts = gate.profile.thresholds
+        whose = "the judge's own, fitted on held-out rows, none of them yours"
+    return f"Answer at {cuts.answer_at:.3f}, refuse below {cuts.refuse_below:.3f}: {whose}."
+
+
+def _measured(row: Row) -> str:
+    """P(True), in as many digits as the thresholds have, or why there is none."""
+    p = row.record["probability"]
+    return str(row.record["reason"]) if p is None else f"{p:.3f}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     from rich.markup import escape
 
-    route = row.record["route"]
-    if (p := row.record["probability"]) is None:
-        measured = str(row.record["reason"])
-    else:
-        measured = f"{p:.2f}\n{row.record['low']:.2f} to {row.record['high']:.2f}"
+    record = row.record
+    route, measured = record["route"], _measured(row)
+    # An encoder hides nothing: its bounds are P(True) itself, and would only say it again.
+    if record["probability"] is not None and record["low"] != record["high"]:
+        measured += f"\n{record['low']:.3f} to {record['high']:.3f}"
     text = " ".join(row.text.split())
     short = text if len(text) <= _MESSAGE_CHARACTERS else text[:_MESSAGE_CHARACTERS] + " …"
     return (

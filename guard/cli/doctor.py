@@ -84,7 +84,14 @@ def doctor(
     gate = load_gate(config, deployment=deployment, options=options, audit=False)
     try:
         with _progress(Console(stderr=True)) as progress:
-            report = examine(gate.judge, keys, name=name, time_limit=timeout, progress=progress)
+            report = examine(
+                gate.judge,
+                keys,
+                route=lambda verdict: gate.route(verdict, None),
+                name=name,
+                time_limit=timeout,
+                progress=progress,
+            )
     except KeyboardInterrupt:
         typer.echo("rag-guard: stopped; nothing was established.", err=True)
         raise typer.Exit(130) from None

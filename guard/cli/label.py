@@ -30,6 +30,7 @@ from guard.cli.paths import is_same, looked_at, require_place
 from guard.cli.surveying import say, surveyed
 from guard.cli.text import one_line
 from guard.errors import ConfigError
+from guard.judge import Fitted
 from guard.policy import DEFAULT_THRESHOLDS
 from guard.thresholds import Thresholds
 from guard.verdict import Verdict
@@ -246,7 +247,7 @@ class _Named:
 def _judged(
     named: _Named, rows: "Sequence[Row]", verdicts: str | None
 ) -> "tuple[dict[str, Judgement], Thresholds]":
-    """What the judge says of rows, by id, and its deployment's thresholds.
+    """What the judge says of rows, by id, and its deployment's thresholds, or its own.
 
     Without its profile: labels are what the next one is made of, so a stale or missing one must
     not be in the way. Probabilities and thresholds are then on the judge's own scale, both.
@@ -260,11 +261,24 @@ def _judged(
         profiles=False,
         audit=False,
     )
+    thresholds = _thresholds_in_use(named, gate)
     if not rows:
         judges.close(gate.judge)
-        return {}, gate.policy.thresholds
+        return {}, thresholds
     found = _surveyed(gate, rows, None if verdicts is None else Path(verdicts))
-    return {each.id: each for each in found}, gate.policy.thresholds
+    return {each.id: each for each in found}, thresholds
+
+
+def _thresholds_in_use(named: _Named, gate: "Gate") -> Thresholds:
+    """Those that somebody has set; else those that the judge brings, if they are on its scale."""
+    from guard.config import resolve
+
+    _, keys = resolve(named.config, named.deployment, options=named.options)
+    cuts, judge = keys.thresholds(), gate.judge
+    brought = judge.default_profile if isinstance(judge, Fitted) else None
+    if cuts is not DEFAULT_THRESHOLDS or brought is None or brought.calibrator is not None:
+        return cuts
+    return brought.thresholds
 
 
 def _surveyed(gate: "Gate", rows: "Sequence[Row]", path: Path | None) -> "list[Judgement]":

@@ -7,6 +7,7 @@ error names the file (or variable) and the key, and its hint says what to write 
 does not fit is never repeated in an error: it may be a secret that was put in the wrong place.
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -50,6 +51,8 @@ __all__ = [
     "resolve",
 ]
 
+logger = logging.getLogger("guard")
+
 
 def load_gate(
     path: str | Path | None = None,
@@ -86,11 +89,16 @@ def load_gate(
     """
     environ = os.environ if environ is None else environ
     chain = _chain(path, deployment, environ, options)
+    for each in chain:
+        if each.warning is not None:
+            logger.warning("%s", each.warning)
     if not profiles:
         chain = [replace(each, profile=None) for each in chain]
     settled = chain[0]
     policy = _policy(settled)
-    judge, profile = judge_of(chain, environ if asks else None)
+    if not profiles:  # Nor what the judge brings: these count as set.
+        policy = replace(policy, thresholds=replace(policy.thresholds))
+    judge, profile = judge_of(chain, environ if asks else None, brought=profiles)
     return Gate(
         judge,
         policy,

@@ -33,6 +33,8 @@ from guard.windows import AT_MOST, MAX_WINDOWS
 
 MAX_SAMPLES = 200
 THRESHOLDS = ("answer_at", "refuse_below")
+_BRINGING = ("embedded",)
+"""Kinds of judges that bring thresholds of their own."""
 
 TWO_CHOICES = "a profile has thresholds of its own, and others stand beside it."
 ONE_CHOICE = "Take `profile` away, or answer_at and refuse_below."
@@ -321,13 +323,15 @@ class Deployment(Table):
         for key in unsuited(self.judge):
             if getattr(self, key) == Table.model_fields[key].default:
                 keys.pop(key, None)  # Written beside this judge, it would be an error.
-        for key in THRESHOLDS if self.profile else ():
-            del keys[key]  # Nor may they stand beside a profile, which has its own.
+        for key in () if self.model_fields_set & {*THRESHOLDS} else THRESHOLDS:
+            del keys[key]  # Nor may they stand beside a profile; and written, they would be set.
         lines = [f"{key} = {written(value)}" for key, value in keys.items()]
         return "\n".join([f"[{dotted('deployment', name)}]", *lines, ""])
 
 
 def _thresholds(deployment: Deployment) -> Thresholds:
+    if not deployment.model_fields_set & {*THRESHOLDS}:
+        return DEFAULT_THRESHOLDS
     return Thresholds(answer_at=deployment.answer_at, refuse_below=deployment.refuse_below)
 
 
@@ -365,8 +369,8 @@ _PARTS: tuple[tuple[tuple[str, ...], Callable[[Deployment], object]], ...] = (
 
 
 _HTTP = ("openai", "azure", "decisions", "systemone", "samples")
-_READING = (*_HTTP, "gguf", "embedded")
-"""Judges that read a prompt; a script reads nothing."""
+_READING = (*_HTTP, "gguf")
+"""Judges that read a prompt; a script reads nothing, and an encoder reads the texts alone."""
 
 SUITED: Mapping[str, tuple[str, ...]] = {
     "model_family": ("openai", "azure", "samples"),
@@ -376,7 +380,7 @@ SUITED: Mapping[str, tuple[str, ...]] = {
     "both_orders": ("openai", "azure"),
     "breaker_failures": _HTTP,
     "breaker_seconds": _HTTP,
-    "min_mass": ("openai", "azure", "samples", "gguf", "embedded"),
+    "min_mass": ("openai", "azure", "samples", "gguf"),
     "max_context_chars": _READING,
     "labels": _READING,
 }
@@ -385,10 +389,19 @@ SUITED: Mapping[str, tuple[str, ...]] = {
 _KINDS = {"scripted", *(name.partition(":")[0] for name in KNOWN)}
 
 
+def brings(judge: str | None) -> bool:
+    """Whether a judge of this name may bring thresholds of its own."""
+    return _kind(judge) in _BRINGING
+
+
 def unsuited(judge: str | None) -> list[str]:
     """Keys of which a judge of this name can make nothing.
 
     What a plug-in makes of its options only it knows: for it there are none.
     """
-    kind = (judge or "").partition(":")[0]
+    kind = _kind(judge)
     return [key for key, kinds in SUITED.items() if kind in _KINDS and kind not in kinds]
+
+
+def _kind(judge: str | None) -> str:
+    return (judge or "").partition(":")[0]

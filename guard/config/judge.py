@@ -7,16 +7,17 @@ from urllib.parse import urlsplit
 
 from guard import judges
 from guard.breaker import Breakable
-from guard.config.deployment import MAX_SAMPLES, THRESHOLDS
+from guard.config.deployment import MAX_SAMPLES, THRESHOLDS, brings
 from guard.config.layers import Settled
 from guard.config.profile import profile_of, require_for
 from guard.config.toml import dotted
 from guard.errors import ConfigError
-from guard.judge import Judge
+from guard.judge import Fitted, Judge
 from guard.judges.several import Chain, Link
 from guard.posterior import posterior
 from guard.profile import Profile
 from guard.providers import OPENAI, provider_of
+from guard.thresholds import DEFAULT_THRESHOLDS
 
 NO_KEY = "none: nothing is asked"
 # These run in this process, so a key that the file names for another judge is not asked for.
@@ -24,13 +25,14 @@ _LOCAL_JUDGES = ("embedded", "gguf", "scripted")
 
 
 def judge_of(
-    chain: Sequence[Settled], environ: Mapping[str, str] | None
+    chain: Sequence[Settled], environ: Mapping[str, str] | None, *, brought: bool = True
 ) -> tuple[Judge, Profile | None]:
     """The judge of the first deployment, with those of its fallbacks behind it, and its profile.
 
     A fallback brings its judge and its thresholds, or its profile; everything else is the first
     one's. The judge of several has all profiles itself. ``environ`` holds the keys; ``None`` =
-    nothing will be asked.
+    nothing will be asked. ``brought``: a fallback for which none are set is routed by those
+    that it brings, if it does (`guard.judge.Fitted`).
     """
     first, *others = chain
     for settled in chain:
@@ -47,10 +49,21 @@ def judge_of(
         _require_own_profiles(chain, links)
     if not others:
         return links[0].judge, links[0].profile
-    own = [Profile(settled.deployment.thresholds()) for settled in others]
-    later = zip(links[1:], own, strict=True)
-    behind = [Link(link.judge, link.profile or cuts) for link, cuts in later]
+    if brought:
+        _require_brought(chain, links)
+    behind = [
+        _with_thresholds(settled, link, brought=brought)
+        for settled, link in zip(others, links[1:], strict=True)
+    ]
     return Chain([links[0], *behind], check_profiles=checked), None
+
+
+def _with_thresholds(settled: Settled, link: Link, *, brought: bool) -> Link:
+    """A fallback with its thresholds, unless its judge is to bring them."""
+    cuts = settled.deployment.thresholds()
+    if link.profile is not None or (brought and cuts is DEFAULT_THRESHOLDS):
+        return link
+    return Link(link.judge, Profile(cuts))
 
 
 def _require_own_profiles(chain: Sequence[Settled], links: Sequence[Link]) -> None:
@@ -62,6 +75,18 @@ def _require_own_profiles(chain: Sequence[Settled], links: Sequence[Link]) -> No
         for link in links:
             judges.close(link.judge)
         raise
+
+
+def _require_brought(chain: Sequence[Settled], links: Sequence[Link]) -> None:
+    """Raises, freeing all judges, where a fallback has no thresholds and its judge brings none."""
+    for settled, link in zip(chain[1:], links[1:], strict=True):
+        is_set = settled.deployment.thresholds() is not DEFAULT_THRESHOLDS
+        if is_set or link.profile is not None:
+            continue
+        if not isinstance(link.judge, Fitted) or link.judge.default_profile is None:
+            for each in links:
+                judges.close(each.judge)
+            raise _no_thresholds(settled, THRESHOLDS[0])
 
 
 def _judge(settled: Settled, environ: Mapping[str, str] | None) -> Judge:
@@ -112,18 +137,24 @@ def _usual_key(judge: str, base_url: str | None) -> str | None:
 
 def _require_thresholds(settled: Settled) -> None:
     """Raises unless a fallback has thresholds, or a profile, that were set for its own judge."""
-    for key in THRESHOLDS if settled.deployment.profile is None else ("profile",):
-        if key in settled.own:
-            continue
-        place = f"{settled.file}: {dotted('deployment', settled.name, key)}"
-        problem = "is missing in a fallback"
-        if key in settled.origins:
-            problem = "is inherited and not set for its judge"
-        raise ConfigError(
-            f"{place} {problem}: thresholds for one judge are not thresholds for another.",
-            hint="Write `answer_at = …` and `refuse_below = …` beside the `judge` that they are "
-            "for, which is this fallback's; or a `profile`.",
-        )
+    keys = settled.deployment
+    if keys.profile is None and brings(keys.judge):
+        return  # It may do without, and what was set for another judge is gone.
+    for key in THRESHOLDS if keys.profile is None else ("profile",):
+        if key not in settled.own:
+            raise _no_thresholds(settled, key)
+
+
+def _no_thresholds(settled: Settled, key: str) -> ConfigError:
+    place = f"{settled.file}: {dotted('deployment', settled.name, key)}"
+    problem = "is missing in a fallback"
+    if key in settled.origins:
+        problem = "is inherited and not set for its judge"
+    return ConfigError(
+        f"{place} {problem}: thresholds for one judge are not thresholds for another.",
+        hint="Write `answer_at = …` and `refuse_below = …` beside the `judge` that they are "
+        "for, which is this fallback's; or a `profile`.",
+    )
 
 
 def _require_reach(settled: Settled, profile: Profile | None) -> None:

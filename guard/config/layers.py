@@ -16,6 +16,7 @@ from guard.config.deployment import (
     TWO_CHOICES,
     Deployment,
     Table,
+    brings,
     unsuited,
 )
 from guard.config.toml import is_table
@@ -59,6 +60,8 @@ class Settled:
         file: the file's path, or ``None``.
         profile: the path of its profile, or ``None``.
         audit: the path of its audit, or ``None``.
+        warning: in one line, which of its keys are left aside, and why; ``None`` = there are none
+            that anybody would miss.
     """
 
     name: str
@@ -68,11 +71,13 @@ class Settled:
     file: str | None
     profile: Path | None = None
     audit: Path | None = None
+    warning: str | None = None
 
 
 def settle(name: str, file: str | None, layers: Iterable[Layer]) -> Settled:
     """Lays the layers over each other, the last on top, and checks what only the whole shows."""
     values, origins, own = dict[str, object](), dict[str, str](), set[str]()
+    whose = dict[str, str | None]()  # The judge that each key was set for.
     profile: Path | None = None
     audit: Path | None = None
     for layer in layers:
@@ -88,11 +93,15 @@ def settle(name: str, file: str | None, layers: Iterable[Layer]) -> Settled:
         for key, value in found.items():
             values[key] = _merged(values.get(key), value)
             origins[key] = layer.where([key])
+        # Set where no judge was named yet, it is for the first one that is.
+        judge = as_text(values.get("judge"))
+        whose = {key: one or judge for key, one in (whose | dict.fromkeys(found)).items()}
     _leave_unsuited(values, origins, own)
+    warning = _leave_thresholds(values, origins, whose)
     profile = profile if "profile" in values else None
     try:
         deployment = Deployment.model_validate(values)
-        return Settled(name, deployment, origins, own, file, profile, audit)
+        return Settled(name, deployment, origins, own, file, profile, audit, warning)
     except ValidationError as error:
         # Each layer was checked when it was made, so only a contradiction between keys is left.
         raise contradicted(error, origins) from None
@@ -135,6 +144,36 @@ def _leave_unsuited(values: dict[str, object], origins: Mapping[str, str], own: 
         if key in own:
             raise unusable(origins[key], SUITED[key], judge)
         values.pop(key, None)
+
+
+def _leave_thresholds(
+    values: dict[str, object], origins: Mapping[str, str], whose: Mapping[str, str | None]
+) -> str | None:
+    """Takes away thresholds that were set for another judge, where this one brings its own.
+
+    Returns:
+        What is to be said of that; ``None`` = nothing was taken away.
+
+    Raises:
+        ConfigError: one was set for this judge, which says nothing of the other one.
+    """
+    judge = as_text(values.get("judge"))
+    there = [key for key in THRESHOLDS if key in values]
+    own = [key for key in there if whose[key] == judge]
+    if not brings(judge) or not there or len(own) == len(THRESHOLDS):
+        return None
+    if own:
+        raise ConfigError(
+            f"{origins[own[0]]} takes the place of what the judge brings, but only one threshold "
+            "is given.",
+            hint="Give both, answer_at and refuse_below, or none.",
+        )
+    for key in there:
+        del values[key]
+    return (
+        "Thresholds are left aside, since they were set for another judge than the one named now: "
+        f"{', '.join(origins[key] for key in there)}. If they fit it, set both beside its name."
+    )
 
 
 def _merged(old: object, new: object) -> object:

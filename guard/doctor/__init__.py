@@ -7,7 +7,8 @@ Nothing is taken from a model's name: which models give logprobs changes by the 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from guard.config import Deployment
 from guard.doctor.cases import INSUFFICIENT, SUFFICIENT
@@ -19,17 +20,21 @@ from guard.doctor.lines import lines, shown_address
 from guard.doctor.report import Conclusion, Finding, Report
 from guard.doctor.trouble import REACHED, trouble
 from guard.errors import JudgeError
-from guard.judge import Judge
+from guard.judge import Fitted, Judge
 from guard.judges.chat import ChatJudge
 from guard.judges.client_judge import ClientJudge
 from guard.judges.sampled import SampledJudge
 from guard.judges.several import Chain, Mean
+from guard.policy import Policy
 from guard.posterior import posterior
 from guard.providers import Provider, likely_local, provider_of
 from guard.query import Query
+from guard.routing import Routed, route_verdict
+from guard.verdict import Verdict
 
 __all__ = ["INSUFFICIENT", "SUFFICIENT", "Finding", "Report", "examine"]
 
+Route = Callable[[Verdict], Routed]
 Progress = Callable[[str], None]
 
 # A deadline must leave room for a slow day.
@@ -44,6 +49,7 @@ def examine(
     judge: Judge,
     keys: Deployment,
     *,
+    route: Route | None = None,
     name: str = "default",
     time_limit: float = 30.0,
     progress: Progress = lambda _what: None,
@@ -53,11 +59,19 @@ def examine(
     Args:
         judge: made from ``keys``.
         keys: the deployment; its name of the judge and its address go into the report.
+        route: where a query with a verdict goes, see `guard.Gate.route`; ``None`` = by the
+            thresholds of ``keys``.
         name: the deployment's, for the lines to paste.
         time_limit: seconds for each judgement.
         progress: told what is being done, in words.
     """
-    return _Visit(_single(judge), keys, name, Line(time_limit), progress).report()
+    if route is None:
+        route = partial(_by_keys, keys.policy())
+    return _Visit(_single(judge), keys, name, Line(time_limit), progress, route).report()
+
+
+def _by_keys(policy: Policy, verdict: Verdict) -> Routed:
+    return route_verdict(policy, None, verdict, None)
 
 
 def _single(judge: Judge) -> Judge:
@@ -70,15 +84,16 @@ class _Visit:
     """One examination under way."""
 
     def __init__(
-        self, judge: Judge, keys: Deployment, name: str, line: Line, progress: Progress
+        self,
+        judge: Judge,
+        keys: Deployment,
+        name: str,
+        line: Line,
+        progress: Progress,
+        route: Route,
     ) -> None:
-        self.judge, self.keys, self.name, self.line, self.progress = (
-            judge,
-            keys,
-            name,
-            line,
-            progress,
-        )
+        self.judge, self.keys, self.name = judge, keys, name
+        self.line, self.progress, self.route = line, progress, route
         self.kind = (keys.judge or "").partition(":")[0]
         self.findings = list[Finding]()
         self.needs = list[str]()
@@ -163,9 +178,9 @@ class _Visit:
 
     def _require_routes(self, pair: Pair) -> None:
         """The thresholds that apply must answer the one case and refuse the other."""
-        cuts = self.keys.thresholds()
-        policy = self.keys.policy()
-        routes = [policy.route(one.low, one.high)[0].value for one in pair]
+        routed = [self.route(one) for one in pair]
+        routes = [one.route.value if one.route else "raise" for one in routed]
+        cuts = routed[0].thresholds
         if routes != ["answer", "refuse"]:
             self.needs.append(
                 f"Set thresholds that fit it: at answer_at = {cuts.answer_at:g} and refuse_below = "
@@ -234,8 +249,12 @@ class _Visit:
             instead=None if instead is None else instead.judge,
             findings=tuple(self.findings),
             calls=self.line.calls,
-            toml=lines(self.keys, extra, self.name, address) if works and lines_too else None,
+            toml=self._lines(extra, address) if works and lines_too else None,
         )
+
+    def _lines(self, extra: Mapping[str, object], address: str | None) -> str:
+        is_fitted = isinstance(self.judge, Fitted) and self.judge.default_profile is not None
+        return lines(self.keys, extra, self.name, address, is_fitted=is_fitted)
 
 
 def price(samples: int) -> Finding:

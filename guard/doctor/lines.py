@@ -24,7 +24,14 @@ _VARIABLES: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def lines(keys: Deployment, extra: Mapping[str, object], name: str, address: str | None) -> str:
+def lines(
+    keys: Deployment,
+    extra: Mapping[str, object],
+    name: str,
+    address: str | None,
+    *,
+    is_fitted: bool = False,
+) -> str:
     """One deployment's table: what was set, and what was found to be needed.
 
     Args:
@@ -32,6 +39,7 @@ def lines(keys: Deployment, extra: Mapping[str, object], name: str, address: str
         extra: keys to set or to change.
         name: the deployment's.
         address: of the endpoint; ``None`` = in this process.
+        is_fitted: whether the judge brings thresholds.
     """
     given = keys.model_dump(exclude_unset=True, exclude={"extends"}, exclude_none=True)
     if address is not None:
@@ -43,7 +51,7 @@ def lines(keys: Deployment, extra: Mapping[str, object], name: str, address: str
         wanted = {key: value for key, value in wanted.items() if key not in _CUTS}
     others = {*unsuited(str(wanted["judge"])), *(_WORDS if kind in _RATING else ())}
     kept = {key: value for key, value in wanted.items() if key not in others}
-    head, notes = ["judge"], [] if set(_CUTS) <= set(kept) else [_FIT]
+    head, notes = ["judge"], [] if is_fitted or set(_CUTS) <= set(kept) else [_FIT]
     if "max_context_chars" in extra:
         notes.insert(0, _CUT)
     if "base_url" in kept and _is_secretive(str(kept["base_url"])):

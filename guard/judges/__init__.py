@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from guard.judges.chat import ChatJudge
     from guard.judges.decisions import DecisionsJudge
+    from guard.judges.embedded import EmbeddedJudge
     from guard.judges.gguf import GgufJudge
     from guard.judges.sampled import SampledJudge
     from guard.judges.several import Chain, Link, Mean
@@ -33,6 +34,7 @@ __all__ = [
     "Chain",
     "ChatJudge",
     "DecisionsJudge",
+    "EmbeddedJudge",
     "GgufJudge",
     "JudgeOptions",
     "Link",
@@ -50,6 +52,7 @@ _HOMES = {
     "Chain": "several",
     "ChatJudge": "chat",
     "DecisionsJudge": "decisions",
+    "EmbeddedJudge": "embedded",
     "GgufJudge": "gguf",
     "Link": "several",
     "Mean": "several",
@@ -68,6 +71,7 @@ KNOWN = (
     "samples:MODEL",
     "gguf:PATH",
     "embedded",
+    "embedded:PATH",
 )
 """What `from_name` knows without help, and what goes behind the colon."""
 
@@ -118,8 +122,8 @@ def from_name(
     Args:
         name: ``openai:MODEL`` (logprobs of any OpenAI-compatible endpoint), ``azure:DEPLOYMENT``,
             ``decisions:MODEL``, ``systemone:MODEL``, ``samples:MODEL`` (no logprobs needed, many
-            requests), ``gguf:PATH``, ``embedded``, ``scripted:P`` (always P, for trying things), or
-            the name of an entry point.
+            requests), ``gguf:PATH``, ``embedded`` (or ``embedded:PATH``, the folder of another
+            model), ``scripted:P`` (always P, for trying things), or the name of an entry point.
         base_url: the endpoint; else OPENAI_BASE_URL (Azure: AZURE_OPENAI_ENDPOINT), else OpenAI's
             own. For ``systemone`` there is no default; an address that ends in ``/systemone`` or
             ``/decisions`` is taken as it is.
@@ -139,7 +143,7 @@ def from_name(
         ConfigError: unknown name, missing key (`MissingKey`), missing file, an address that is not
             that of an API, or an extra that is not installed.
     """
-    kind, _, argument = name.partition(":")
+    kind, colon, argument = name.partition(":")
     options = JudgeOptions(
         base_url=base_url,
         api_key=api_key,
@@ -151,6 +155,8 @@ def from_name(
         ask_underspecified=ask_underspecified,
         both_orders=both_orders,
     )
+    if kind == "embedded" and colon:
+        _require_argument(kind, "PATH", argument)  # Else it is the model that comes with us.
     # A plug-in is handed all options; a script has no order of labels.
     if both_orders and kind in _MAKERS and kind not in ("openai", "azure", "scripted"):
         raise ConfigError(
@@ -397,12 +403,10 @@ def _gguf(path: str, options: JudgeOptions) -> Judge:
     return GgufJudge(os.path.expanduser(path), prompt=options.prompt, min_mass=options.min_mass)
 
 
-def _embedded(argument: str, options: JudgeOptions) -> Judge:
-    if argument:
-        raise ConfigError("The judge 'embedded' takes nothing after its name.")
-    from guard.judges.embedded import embedded_judge
+def _embedded(folder: str, options: JudgeOptions) -> Judge:
+    from guard.judges.embedded import EmbeddedJudge
 
-    return embedded_judge(prompt=options.prompt, min_mass=options.min_mass)
+    return EmbeddedJudge(os.path.expanduser(folder) if folder else None)
 
 
 def _scripted(argument: str, options: JudgeOptions) -> Judge:

@@ -23,7 +23,7 @@ from guard.errors import (
     UnmeasuredKind,
 )
 from guard.flow import arun, run
-from guard.judge import Judge
+from guard.judge import Fitted, Judge
 from guard.judges import close
 from guard.loop import shared_loop
 from guard.odds import expit, logit
@@ -43,11 +43,27 @@ class Link:
     Attributes:
         judge: asked when all before it gave no verdict.
         profile: the thresholds for this judge; ``None`` = for the first judge those of the gate's
-            policy, for one with the same fingerprint whichever are the first one's.
+            policy, if they are set, for one with the same fingerprint whichever are the first
+            one's, and otherwise those that it brings (`guard.judge.Fitted`).
     """
 
     judge: Judge
     profile: Profile | None = None
+
+
+def _with_brought(link: Link, first: Link) -> Link:
+    """A later link, with what its judge brings unless it is the first one's judge once more."""
+    # What stands there may be no judge at all, which is told next.
+    is_first_again = getattr(first.judge, "fingerprint", None) == getattr(
+        link.judge, "fingerprint", None
+    )
+    if link.profile is not None or is_first_again:
+        return link
+    return Link(link.judge, _brought_by(link.judge))
+
+
+def _brought_by(judge: Judge) -> Profile | None:
+    return judge.default_profile if isinstance(judge, Fitted) else None
 
 
 class _Ask(NamedTuple):
@@ -91,12 +107,18 @@ class Chain:
     cancellable = True
 
     def __init__(self, links: Sequence[Link | Judge], *, check_profiles: bool = True) -> None:
-        self.links = tuple(each if isinstance(each, Link) else Link(each) for each in links)
+        each = [one if isinstance(one, Link) else Link(one) for one in links]
+        self.links = (*each[:1], *(_with_brought(link, each[0]) for link in each[1:]))
         _require_links(self.links)
         if check_profiles:
             _require_own_profiles(self.links)
         self.model: str | None = self.links[0].judge.model
         self.fingerprint = _joint("chain", [link.judge.fingerprint for link in self.links])
+
+    @property
+    def default_profile(self) -> Profile | None:
+        """What its first judge brings; ``None`` where that has a profile, or brings none."""
+        return None if self.links[0].profile else _brought_by(self.links[0].judge)
 
     def profile_of(self, verdict: Verdict) -> Profile | None:
         """The profile of the link that gave this verdict; ``None`` = the gate's policy holds."""

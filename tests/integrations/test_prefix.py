@@ -20,12 +20,12 @@ from llama_index.core.response_synthesizers import (
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyped]
 from llama_index_instrumentation import get_dispatcher
+from local_model import weights
 from openai import AsyncOpenAI, OpenAI
 from wire import Answer, Request, Script, WireServer, chat, token, verdict
 
 from guard import ConfigError, Gate, Policy, Prompt, Thresholds, Windows
 from guard.judges import ChatJudge
-from guard.judges.embedded import weights
 from guard.prompt import EVIDENCE_TEMPLATE, SWAPPED_TEMPLATE
 from guard.testing import ScriptedJudge
 from guard_llama_index import ANSWER_TEMPLATE, GuardedQueryEngine, GuardedSynthesizer

@@ -10,6 +10,7 @@ from guard import (
     Judge,
     Messages,
     Policy,
+    Profile,
     Query,
     Retry,
     Route,
@@ -18,7 +19,8 @@ from guard import (
     judges,
 )
 from guard.config import load_gate
-from guard.judges import ChatJudge, GgufJudge
+from guard.judge import Fitted
+from guard.judges import ChatJudge, EmbeddedJudge, GgufJudge
 from guard.testing import ScriptedJudge
 
 judge = ScriptedJudge(lambda query: 0.9 if query.lang == "en" else (0.1, 0.4))
@@ -27,6 +29,9 @@ a_judge = ChatJudge(OpenAI(), model="MODEL")
 a_judge = ChatJudge(OpenAI(), async_client=AsyncOpenAI(), model="MODEL", model_family="gpt-5.4")
 a_judge = ChatJudge(AsyncOpenAI(), model="MODEL", extra_body={"seed": 1})
 a_judge = GgufJudge("model.gguf")
+a_judge = EmbeddedJudge(threads=1)
+assert_type(EmbeddedJudge().default_profile, Profile | None)
+a_brought: Fitted = EmbeddedJudge()
 assert_type(judges.from_name("embedded"), Judge)
 
 policy = Policy(
