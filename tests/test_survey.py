@@ -247,6 +247,15 @@ def test_a_bug_surfaces_and_costs_nothing(path: Path) -> None:
     }
 
 
+@pytest.fixture
+def interruptible() -> Generator[None]:
+    """Ctrl-C raises, as in a terminal: a shell has commands in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_is_prompt_and_keeps_what_came(path: Path) -> None:
     """A real signal, while two queries hang: they are left, nothing more is handed out."""
     hanging, release = threading.Barrier(3), threading.Event()
