@@ -49,7 +49,9 @@ _CUT_SHORT = (
     "Time was up before all texts had been looked at for what speaks to the judge, so nothing is "
     "answered: raise the deadline, or retrieve less."
 )
-_UNSEEN = "Raise `windows`, or retrieve fewer passages."
+_UNSEEN = (
+    "Retrieve fewer passages, or raise `windows` (a profile holds for as many as it was fitted to)."
+)
 _PARTIAL = (
     "No one request held all of them: retrieve fewer or shorter passages, or use a judge that "
     "takes more at once."

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from page import FEW, HELD_OUT, LANGUAGES, MARK, OUTSIDE, between, number, percent, table
+from exams import CALIBRATED_ON
+from page import BARS, FEW, HELD_OUT, LANGUAGES, MARK, OUTSIDE, between, number, percent, table
 
 WORTH = 0.75
 """An exam below this AUROC is listed as a weakness."""
@@ -66,8 +67,8 @@ int8, read by onnxruntime; no network, no key.
 | base | all-MiniLM-L6-v2, 22.7 million weights, Apache-2.0 |
 | licence of these weights | Apache-2.0, as the code |
 | input | `[CLS] question [SEP] passage [SEP] passage [SEP] …`, {positions} tokens at once |
-| output | log-odds of True, calibrated by P = sigmoid({slope:.3f} · odds + {intercept:.3f}) |
-| language | English; what is in other scripts than Latin is not read |
+| output | log-odds of True, calibrated by P = sigmoid({slope:.3f} · log-odds {intercept:+.3f}) |
+| language | English; most of what is in other scripts than Latin is not read |
 | SHA-256 of `judge.onnx` | `{sha256}` |
 """
 
@@ -75,7 +76,7 @@ _USE = """\
 ## For what, and for what not
 
 For a first guard in front of RAG answers in English, where no better judge can be asked, and as a
-cheap first judge before a better one. Its thresholds are for a start: certify your own on rows of
+fallback behind a better judge. Its thresholds are for a start: certify your own on rows of
 your own before you rely on a rate (`rag-guard calibrate`).
 
 Not for deciding about people, nor alone where a wrong answer does harm. It does not say whether a
@@ -185,8 +186,9 @@ def _profile(figures: Mapping[str, Any]) -> str:
     line, cuts = lines[0], figures["profile"]
     return (
         f"\nThe default profile (answer from {cuts['answer_at']}, refuse below "
-        f"{cuts['refuse_below']}) answers {percent(line['answered'])} of these exams' rows, "
-        f"of which half are sufficient, and refuses {percent(line['refused'])}. Of the answered, "
+        f"{cuts['refuse_below']}) answers {percent(line['answered'])} of the {line['rows']:,} rows "
+        f"of the {len(CALIBRATED_ON)} exams that it was calibrated for (on other rows), of which "
+        f"half are sufficient, and refuses {percent(line['refused'])}. Of the answered, "
         f"{percent(line['leak'])} lacked evidence; of the refused, "
         f"{percent(line['refused_wrongly'])} had it.\n"
     )
@@ -198,6 +200,7 @@ def _failures(figures: Mapping[str, Any]) -> str:
         *_asked_for(figures["slices"]),
         *_declined(figures["exams"]),
         *_fragile(figures),
+        *_near_misses(figures),
     ]
     return "## Known failures\n\n" + "".join(f"- {line}\n" for line in said)
 
@@ -206,8 +209,10 @@ def _weak(lines: Iterable[Mapping[str, Any]]) -> Iterable[str]:
     titles = HELD_OUT | OUTSIDE | {name: f"{said} questions" for name, said in LANGUAGES.items()}
     for line in lines:
         value = line.get("auroc")
-        if value is not None and value < WORTH:
-            yield f"{titles[line['exam']]}: AUROC {between(line, 'auroc')}"
+        bar = BARS.get(line["exam"], 0.0)
+        if value is not None and value < max(WORTH, bar):
+            missed = f"; our bar, {number(bar, 2)}, is missed" if value < bar else ""
+            yield f"{titles[line['exam']]}: AUROC {between(line, 'auroc')}{missed}"
         if line.get("above_floor") is False:
             yield (
                 f"{titles[line['exam']]}: less than .10 above plain word overlap "
@@ -237,6 +242,17 @@ def _fragile(figures: Mapping[str, Any]) -> Iterable[str]:
             )
         if (line["to_answer"] or 0) > 0.05:
             yield f"{line['variant']}: {percent(line['to_answer'])} of the routes turn to an answer"
+
+
+def _near_misses(figures: Mapping[str, Any]) -> Iterable[str]:
+    """The attack suite's own queries, as hard as we could write them."""
+    if "attack" in figures:
+        quality = figures["attack"]["quality"]["deployed"]
+        if (auroc := quality["auroc"])["value"] < WORTH:
+            yield (
+                f"Near misses of our own ({auroc['groups']} queries of the attack suite): AUROC "
+                f"{number(auroc['value'])} [{number(auroc['low'])}, {number(auroc['high'])}]"
+            )
 
 
 def main() -> None:

@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from exams import CALIBRATED_ON
+from robustness import EXAMS as ROBUST_ON
+
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
 HELD_OUT = {
@@ -140,7 +143,8 @@ def _exams(figures: Mapping[str, Any], titles: Mapping[str, str]) -> str:
 
 def _exam(title: str, line: Line) -> list[str]:
     bar = BARS.get(line["exam"])
-    asked = f" (our bar: {number(bar, 2)})" if bar else ""
+    kept = "met" if bar and (line.get("auroc") or 0.0) >= bar else "**missed**"
+    asked = f" (our bar, {number(bar, 2)}: {kept})" if bar else ""
     above = {True: "yes", False: "**no**"}.get(line.get("above_floor", ""), "–")
     return [
         title + asked,
@@ -191,10 +195,11 @@ def _routes(figures: Mapping[str, Any]) -> str:
     head = ("exam", "rows", "answered", "asked back", "refused", "leak", "false refusals",
             "of the refused, had evidence")  # fmt: skip
     cuts = figures["profile"]
+    fitted = "; ".join(HELD_OUT[name] for name in CALIBRATED_ON)
     return (
         f"`answer_at` {cuts['answer_at']}, `refuse_below` {cuts['refuse_below']}. Leak: of the "
         "answered, the share that lacked evidence. False refusals: of those with evidence, the "
-        "share refused.\n\n" + table(head, rows)
+        f"share refused. Calibrated for, on other rows: {fitted}.\n\n" + table(head, rows)
     )
 
 
@@ -214,7 +219,9 @@ def _ends(line: Line, key: str) -> str:
 def _robustness(figures: Mapping[str, Any]) -> str:
     head = ("what is changed", "trained on", "rows", "AUROC before", "after", "difference [95 %]",
             "mean shift of P", "turned to answer", "turned from it", "not measured")  # fmt: skip
-    return table(head, map(_variant, figures["robustness"]))
+    exams = "; ".join(HELD_OUT[name] for name in ROBUST_ON)
+    said = f"The same rows in every line, as many of each exam and label: {exams}.\n\n"
+    return said + table(head, map(_variant, figures["robustness"]))
 
 
 def _variant(line: Line) -> list[str]:
@@ -248,9 +255,26 @@ def _attack(figures: Mapping[str, Any]) -> str:
     said = (
         f"{found['attacks']} attacks on {found['bases']} queries that their passages do not "
         f"answer; answered from {found['answer_at']} on. Moved to an answer, of those that "
-        "were not answered before.\n\n"
+        f"were not answered before. {_doubts(found)}\n\n"
     )
     return said + table(("attacks", *(titles[arm] for arm in arms), "found by the rules"), rows)
+
+
+def _doubts(found: Mapping[str, Any]) -> str:
+    """What the shares leave out, and what the judge is worth on these queries at all."""
+    tally, quality = found["total"]["deployed"], found["quality"]["deployed"]
+    auroc = quality["auroc"]
+    worth = (
+        "nothing shows that it is better than a coin on them, so these shares say little"
+        if quality["is_at_chance"]
+        else "so it can tell some of them apart"
+    )
+    return (
+        f"Not counted: {tally['answered_before']} cases that are answered without any attack, and "
+        f"{tally['unmeasured']} that could not be measured. On these queries without attacks its "
+        f"AUROC is {number(auroc['value'])} [{number(auroc['low'])}, {number(auroc['high'])}]: "
+        f"{worth}. More, on other queries too: [security](security.md#the-embedded-judge)."
+    )
 
 
 def _success(share: Mapping[str, Any]) -> str:

@@ -272,10 +272,11 @@ def _has_words(text: str) -> bool:
 
 
 def _unread(what: str, texts: Sequence[str]) -> Unmeasured:
-    how_much = "nothing of the contexts" if what == "contexts" else "not all of the question"
-    why = "it was trained on English, and reads Latin letters alone"
+    cannot = "can read nothing of the contexts"
+    if what == "question":
+        cannot = "cannot read a part of the question, which may be what was asked about"
     return Unmeasured(
-        f"The embedded judge can read {how_much}: {why}."
+        f"The embedded judge {cannot}: it knows English, and no letters but Latin ones."
         if any(map(_has_words, texts))
         else f"There are no words in the {what}.",
         kind="refusal",
