@@ -742,9 +742,17 @@ def test_successes_of_attacks_are_shown_with_and_without_the_look_for_them() -> 
     share = {"value": 0.1, "events": 2, "n": 20, "units": 17, "low": 0.01, "high": 0.3}
     none = share | {"value": 0.0, "events": 0, "low": 0.0}
     tally = {"prompt_only": {"success": share, "found": {"value": None}},
-             "deployed": {"success": none, "found": {"value": 0.95}}}  # fmt: skip
+             "deployed": {"success": none, "found": {"value": 0.95},
+                          "answered_before": 93, "unmeasured": 55}}  # fmt: skip
     found = {"attacks": 223, "bases": 24, "answer_at": 0.8, "families": {"padding": tally}}
-    text = module("page").page(figures() | {"attack": found | {"total": tally}})
+    auroc = {"value": 0.6, "low": 0.4, "high": 0.8, "groups": 24}
+    quality = {"deployed": {"auroc": auroc, "is_at_chance": True}}
+    attack = found | {"total": tally, "quality": quality}
+    text = module("page").page(figures() | {"attack": attack})
+    assert "93 cases that are answered without any attack, and 55 that could not" in text
+    assert "AUROC is .600 [.400, .800]: nothing shows that it is better than a coin" in text
+    card = module("card").card(figures() | {"attack": attack})
+    assert "Near misses of our own (24 queries of the attack suite): AUROC .600" in card
     line = "2 of 20: 10.0 % [1.0, 30.0] | 0 of 20: 0.0 % [0.0, 30.0] | 95.0 % |"
     assert f"| padding | {line}" in text and f"| all | {line}" in text
 
